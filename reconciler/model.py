@@ -1,0 +1,246 @@
+"""The nouns that every room shares: frozen data, no behaviour that reads the host.
+
+Pure on purpose: the planner and the merge of layers are tested as tables over these values.
+Sizes are bytes, times are nanoseconds since the epoch unless a name says otherwise, digests are
+`<algorithm>:<hex>` as in the OCI image specification ("Descriptor digests").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+Emit = Callable[..., None]
+"""`emit(event, **fields)`: one event of the vocabulary in docs/architecture.md, to log and progress."""
+
+RECIPE_VERSION = 1
+"""Raised whenever the same inputs would give other bytes: it is part of every stage key."""
+
+
+class Stage(StrEnum):
+    """The pipeline, in order."""
+
+    RESOLVE = "resolve"
+    PULL = "pull"
+    FLATTEN = "flatten"
+    EXT4 = "ext4"
+    OWNERSHIP = "ownership"
+    GUEST = "guest"
+    KERNEL = "kernel"
+    PUBLISH = "publish"
+    RECORD = "record"
+
+
+class Action(StrEnum):
+    """What a pass does about one image."""
+
+    NOOP = "noop"
+    CREATE = "create"
+    UPDATE = "update"
+    REPLACE = "replace"
+    REPAIR = "repair"
+    PRUNE = "prune"
+    ORPHAN = "orphan"
+    SUSPEND = "suspend"
+
+
+class Reason(StrEnum):
+    """Why: stable words, part of the JSON contract."""
+
+    IN_SYNC = "InSync"
+    NAME_CHANGED = "NameChanged"
+    NOT_PRESENT = "NotPresent"
+    REF_CHANGED = "RefChanged"
+    DIGEST_CHANGED = "DigestChanged"
+    SIZE_CHANGED = "SizeChanged"
+    KERNEL_CHANGED = "KernelChanged"
+    GUEST_CHANGED = "GuestChanged"
+    RECIPE_CHANGED = "RecipeChanged"
+    ARTIFACT_MISSING = "ArtifactMissing"
+    ARTIFACT_CORRUPT = "ArtifactCorrupt"
+    STAGE_INCOMPLETE = "StageIncomplete"
+    RECORD_MISSING = "RecordMissing"
+    REQUESTED = "Requested"
+    REMOVED_FROM_CONFIG = "RemovedFromConfig"
+    PROTECTED = "Protected"
+    IN_USE = "InUse"
+    SUSPENDED = "Suspended"
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """An OCI platform; `str()` gives `os/architecture[/variant]`."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """Where a kernel file comes from: exactly one of path and url. sha256 is bare hex or None."""
+
+    path: Path | None
+    url: str | None
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KernelEntry:
+    """A `[[kernel]]` entry: what a `kernel-ref` names."""
+
+    name: str
+    kernel: FileSource
+    initrd: FileSource | None = None
+    modules: FileSource | None = None
+    cmdline: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryConfig:
+    """A `[[registry]]` entry: how to talk to one host (`host[:port]`)."""
+
+    host: str
+    mirrors: tuple[str, ...] = ()
+    auth_file: Path | None = None
+    username_file: Path | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    plain_http: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """One `[[image]]` entry with the defaults applied; size is bytes, or None for "auto"."""
+
+    name: str
+    ref: str
+    size: int | None
+    kernel_ref: str | None = None
+    platform: Platform = Platform("linux", "amd64")
+    pull: str = "missing"
+    retain: int = 1
+    guest: bool = True
+    inject_modules: bool = False
+    builder: str = "auto"
+    protect: bool = False
+    suspend: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """An OCI descriptor: `size` bytes whose digest is `digest`."""
+
+    media_type: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: the blob as it travels, and `diff_id`, the digest of the tar stream inside."""
+
+    blob: Descriptor
+    diff_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedImage:
+    """What resolve found: one manifest, by digest. `runtime` is the image's own config, as data."""
+
+    digest: str
+    config: Descriptor
+    layers: tuple[Layer, ...]
+    platform: Platform
+    runtime: str = "{}"
+    """Canonical JSON of the config's `config` object (Env, Entrypoint, Cmd, User, ...)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTriple:
+    """The identity of a kernel: digests of the kernel, the initrd and the modules tree."""
+
+    name: str
+    kernel: str
+    initrd: str | None = None
+    modules: str | None = None
+    cmdline: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageKeys:
+    """The stage key of each stage that makes bytes: equal key and intact output = not run."""
+
+    flatten: str
+    ext4: str
+    ownership: str
+    guest: str
+    kernel: str
+
+    @property
+    def rootfs(self) -> str:
+        """The key of the finished rootfs.ext4: guest is the last stage that writes it."""
+        return self.guest
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredImage:
+    """One entry, pinned: all that the pipeline needs to know, and the id that it leads to."""
+
+    spec: ImageSpec
+    pinned: PinnedImage
+    kernel: KernelTriple | None
+    guest_digest: str | None
+    """Digest of the guest assets that go in, None when `guest = false`."""
+    vsock_port: int = 42070
+
+    @property
+    def keys(self) -> StageKeys:
+        """The chain of stage keys: each covers its own inputs and the key before it."""
+        flatten = key("flatten", self.pinned.digest, str(self.pinned.platform))
+        ext4 = key("ext4", flatten, self.spec.size)
+        ownership = key("ownership", ext4)
+        modules = self.kernel.modules if self.kernel and self.spec.inject_modules else None
+        guest = key("guest", ownership, self.guest_digest, self.vsock_port, modules)
+        return StageKeys(flatten, ext4, ownership, guest, kernel_key(self.kernel))
+
+    @property
+    def id(self) -> str:
+        """The artifact's name: 32 hex digits over everything that changes its bytes."""
+        return key("artifact", self.keys.rootfs, self.keys.kernel)[:32]
+
+
+def key(*parts: str | int | None) -> str:
+    """A stage key: sha256, 64 hex digits, over the recipe version and the parts."""
+    return hashlib.sha256(canonical([RECIPE_VERSION, *parts]).encode()).hexdigest()
+
+
+def kernel_key(kernel: KernelTriple | None) -> str:
+    """The stage key of a kernel triple; the catalog name is not part of it, the bytes are."""
+    if kernel is None:
+        return key("kernel", None)
+    return key("kernel", kernel.kernel, kernel.initrd, kernel.modules, kernel.cmdline)
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling: sorted keys, no blanks, ASCII only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def printable(raw: bytes | str, limit: int = 200) -> str:
+    """Bytes from an image or a registry as one safe line: escaped, and cut at `limit` characters.
+
+    >>> printable(b"a\\nb\\x1b[31m")
+    'a\\\\nb\\\\x1b[31m'
+    """
+    text = raw.decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else raw
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return safe if len(safe) <= limit else safe[: limit - 3] + "..."

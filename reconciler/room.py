@@ -1,0 +1,98 @@
+"""The room in which one image is built: its directories, its tools, what earlier stages left there.
+
+Every stage has the same signature, `run(image: DesiredImage, room: Room) -> None`: it reads what
+the stages before it left in the room and leaves its one output at the path named here. `pipeline`
+makes a room; nobody else does.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reconciler.errors import BangerError, Code
+from reconciler.model import DesiredImage, Emit, PinnedImage
+
+if TYPE_CHECKING:
+    from reconciler.kernel import KernelStore
+    from reconciler.oci.blobs import BlobCache
+    from reconciler.oci.merge import Tree
+    from reconciler.oci.source import Sources
+    from reconciler.store import Store
+    from reconciler.tools import Tools
+
+
+class Interrupted(BangerError):
+    """The pass was told to stop; raised at stage boundaries and between chunks of long work."""
+
+    default_code = Code.INTERRUPTED
+    default_retryable = True
+
+
+class Feed:
+    """Layer blobs on their way from pull to flatten, which run side by side: a future a digest."""
+
+    def __init__(self, image: PinnedImage) -> None:
+        self._blobs: dict[str, Future[Path]] = {
+            layer.blob.digest: Future() for layer in image.layers
+        }
+
+    def put(self, digest: str, path: Path) -> None:
+        """Pull has verified this blob; it lies at `path`."""
+        self._blobs[digest].set_result(path)
+
+    def fail(self, error: BaseException) -> None:
+        """Pull has failed: whoever waits for a blob that did not come gets the error."""
+        for blob in self._blobs.values():
+            if not blob.done():
+                blob.set_exception(error)
+
+    def get(self, digest: str) -> Path:
+        """Wait for one blob. Raises pull's error when it will not come."""
+        return self._blobs[digest].result()
+
+
+@dataclass(slots=True)
+class Room:
+    """Paths and services of one build. All paths are absolute.
+
+    staging: `<images>/<id>.staging`, becomes the artifact by one rename.
+    scratch: the flatten stage's own directory under `$TMPDIR`, named by the flatten key.
+    """
+
+    staging: Path
+    scratch: Path
+    blobs: BlobCache
+    sources: Sources
+    tools: Tools
+    kernels: KernelStore
+    emit: Emit
+    store: Store
+    feed: Feed
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    tree: Tree | None = None
+    """The merged tree: flatten sets it; after a resumed flatten `stages.flatten.load` does."""
+    not_carried: list[str] = field(default_factory=list)
+    """Lines for people on what of the image could not be kept; they end in manifest and record."""
+
+    @property
+    def rootfs(self) -> Path:
+        """The filesystem: made by ext4, changed by ownership and guest, final after guest."""
+        return self.staging / "rootfs.ext4"
+
+    @property
+    def host_tree(self) -> Path:
+        """The staging tree of flatten: what `mkfs.ext4 -d` copies."""
+        return self.scratch / "tree"
+
+    def checkpoint(self) -> None:
+        """Stop here when the pass was told to stop. Raises Interrupted."""
+        if self.cancelled.is_set():
+            raise Interrupted("the pass was interrupted")
+
+    def progress(self, stage: str, image: DesiredImage, **fields: object) -> None:
+        """Report progress within a stage: `done` and `total` in one `unit`, and of what."""
+        self.emit("stage.progress", image=image.spec.name, stage=stage, **fields)
