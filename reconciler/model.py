@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 Emit = Callable[..., None]
-"""`emit(event, **fields)`: one event of the vocabulary in docs/architecture.md, to log and progress."""
+"""`emit(event, **fields)`: one event of the vocabulary in docs/architecture.md."""
 
 RECIPE_VERSION = 1
 """Raised whenever the same inputs would give other bytes: it is part of every stage key."""
@@ -216,6 +216,50 @@ class DesiredImage:
     def id(self) -> str:
         """The artifact's name: 32 hex digits over everything that changes its bytes."""
         return key("artifact", self.keys.rootfs, self.keys.kernel)[:32]
+
+
+Fingerprint = tuple[int, int, int]
+"""Size in bytes, mtime in nanoseconds, inode: equal = not touched since it was last verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a name stands for: the persisted row. Times are RFC 3339 in UTC."""
+
+    name: str
+    id: str
+    ref: str
+    digest: str
+    platform: str
+    size: int
+    keys: StageKeys
+    created_at: str
+    updated_at: str
+    kernel: str | None = None
+    protect: bool = False
+    retain: int = 1
+    managed: bool = True
+    blobs: tuple[str, ...] = ()
+    """Digests of the manifest, the config and the layers: what a rebuild would need again."""
+    previous: tuple[str, ...] = ()
+    """Ids of earlier artifacts kept for rollback, newest first."""
+    not_carried: tuple[str, ...] = ()
+    fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last failure of one name, kept until a pass succeeds."""
+
+    name: str
+    code: str
+    stage: str
+    message: str
+    hint: str
+    retryable: bool
+    attempts: int
+    since: str
+    at: str
 
 
 def key(*parts: str | int | None) -> str:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.errors import BangerError, Code
-from reconciler.model import DesiredImage, Emit, PinnedImage
+from reconciler.model import DesiredImage, Emit, PinnedImage, Record
 
 if TYPE_CHECKING:
     from reconciler.kernel import KernelStore
     from reconciler.oci.blobs import BlobCache
     from reconciler.oci.merge import Tree
     from reconciler.oci.source import Sources
+    from reconciler.records import Records
     from reconciler.store import Store
     from reconciler.tools import Tools
 
@@ -71,7 +72,10 @@ class Room:
     kernels: KernelStore
     emit: Emit
     store: Store
+    records: Records
     feed: Feed
+    before: Record | None = None
+    """The record that the name, or the old name that it takes over, has now."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     tree: Tree | None = None
     """The merged tree: flatten sets it; after a resumed flatten `stages.flatten.load` does."""

@@ -1,0 +1,5 @@
+"""`python -m reconciler` is `banger-reconcile`."""
+
+from reconciler.cli import main
+
+main()

@@ -1,0 +1,169 @@
+"""Carry out a Plan: one branch and one Outcome per action. Decides nothing.
+
+Images are built `jobs` at a time and fail each on their own. Those that share a filesystem go one
+after the other, because the planner lets the later ones use what the first publishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from reconciler.collection import Collection, Holding, Kind, Removal
+from reconciler.errors import BangerError, Code, HostError
+from reconciler.model import Action, Emit, Failure, Record, Stage
+from reconciler.pipeline import Progress, Services, StageResult, build
+from reconciler.plan import ImagePlan, Plan
+from reconciler.room import Interrupted
+from reconciler.stages.record import timestamp
+from reconciler.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one planned image."""
+
+    plan: ImagePlan
+    stages: tuple[StageResult, ...]
+    changed: bool = False
+    error: BangerError | None = None
+    failed_stage: Stage | None = None
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What the collector removed, and what it could not."""
+
+    removed: tuple[Removal, ...] = ()
+    kept: tuple[Removal, ...] = ()
+    bytes_freed: int = 0
+    errors: tuple[str, ...] = field(default_factory=tuple)
+
+    def count(self, *kinds: Kind) -> int:
+        """How many things of these kinds went."""
+        return sum(removal.holding.kind in kinds for removal in self.removed)
+
+
+def apply(
+    plan: Plan, services: Services, failures: dict[str, Failure], jobs: int
+) -> tuple[Outcome, ...]:
+    """Do what the plan says, in its order as far as `jobs` allows. Never raises for one image."""
+    groups: dict[str, list[ImagePlan]] = {}
+    for image in plan.images:
+        shared = image.desired.keys.flatten if image.desired else image.name
+        groups.setdefault(shared, []).append(image)
+
+    def walk(images: list[ImagePlan]) -> list[Outcome]:
+        return [_apply_image(image, services, failures.get(image.name)) for image in images]
+
+    with ThreadPoolExecutor(jobs, thread_name_prefix="image") as pool:
+        done = {o.plan.name: o for group in pool.map(walk, groups.values()) for o in group}
+    return tuple(done[image.name] for image in plan.images)
+
+
+def _apply_image(plan: ImagePlan, services: Services, earlier: Failure | None) -> Outcome:
+    progress = Progress(plan, services.emit)
+    try:
+        _branch(plan, services, progress)
+    except BangerError as error:
+        return _failed(services, progress, error, earlier)
+    except Exception as error:  # one image's bug must not take the others down
+        services.emit("image.crashed", image=plan.name, exc_info=True)
+        wrapped = HostError(
+            f"an unexpected {type(error).__name__}: {error}",
+            code=Code.INTERNAL,
+            resolution="This is a bug of banger-reconcile; please report it with the log.",
+            retryable=False,
+        )
+        return _failed(services, progress, wrapped, earlier)
+    if earlier:
+        services.records.clear_failure(plan.name)
+    if plan.changes:
+        services.emit("image.ready", image=plan.name, digest=_digest(plan))
+    return Outcome(plan, progress.results(), changed=plan.changes)
+
+
+def _branch(plan: ImagePlan, services: Services, progress: Progress) -> None:
+    if plan.unresolved:
+        raise plan.unresolved.error
+    match plan.action:
+        case Action.CREATE | Action.UPDATE | Action.REPLACE | Action.REPAIR | Action.NOOP:
+            if plan.runs and plan.desired:
+                build(plan.desired, services, progress)
+        case Action.ORPHAN:
+            services.emit("image.orphaned", image=plan.name, reason=plan.reason.value)
+        case _:
+            pass
+
+
+def _failed(
+    services: Services, progress: Progress, error: BangerError, earlier: Failure | None
+) -> Outcome:
+    plan = progress.plan
+    stage = plan.unresolved.stage if plan.unresolved else progress.failed
+    attempts = earlier.attempts + 1 if earlier else 1
+    now = timestamp()
+    fields = {"error_code": error.code.value, "attempt": attempts, "message": error.brief}
+    services.emit("image.failed", image=plan.name, stage=stage.value if stage else "", **fields)
+    if not isinstance(error, Interrupted):
+        failure = Failure(
+            name=plan.name,
+            code=error.code.value,
+            stage=stage.value if stage else "",
+            message=error.brief,
+            hint=error.resolution,
+            retryable=error.retryable,
+            attempts=attempts,
+            since=earlier.since if earlier else now,
+            at=now,
+        )
+        _remember(services, failure)
+    return Outcome(plan, progress.results(), error=error, failed_stage=stage, attempts=attempts)
+
+
+def _remember(services: Services, failure: Failure) -> None:
+    try:
+        services.records.fail(failure)
+    except BangerError as error:  # the failure itself matters more than the note of it
+        services.emit("record.failed", image=failure.name, message=error.brief)
+
+
+def _digest(plan: ImagePlan) -> str:
+    return plan.desired.pinned.digest if plan.desired else ""
+
+
+def restore_records(services: Services, unusable: bool, recovered: Iterable[Record]) -> None:
+    """Put a lost database together again, out of what the manifests beside the artifacts say."""
+    if unusable and services.store.database.exists():
+        aside = services.records.set_aside()
+        services.emit("records.damaged", message=f"kept as {aside.name}")
+    for record in recovered:
+        services.records.save(record)
+        services.emit("records.restored", image=record.name)
+
+
+def collect(collection: Collection, store: Store, emit: Emit) -> Collected:
+    """Remove what the collector decided on. What cannot be removed is named and left alone."""
+    removed: list[Removal] = []
+    errors: list[str] = []
+    for removal in collection.remove:
+        try:
+            _remove(removal.holding, store)
+        except BangerError as error:
+            errors.append(error.brief)
+            continue
+        removed.append(removal)
+        holding = removal.holding
+        fields = {"key": holding.key, "reason": removal.reason, "bytes": holding.bytes}
+        emit("gc.removed", kind=holding.kind.value, **fields)
+    freed = sum(removal.holding.bytes for removal in removed)
+    return Collected(tuple(removed), collection.kept, freed, tuple(errors))
+
+
+def _remove(holding: Holding, store: Store) -> None:
+    if holding.kind is Kind.LINK:
+        store.unname(holding.key)
+    else:
+        store.remove(holding.path)

@@ -1,0 +1,270 @@
+"""File operations that survive a crash: write once, rename last, and never guess.
+
+The store, the blob cache and the kernel store are built from these. Linux only: `renameat2`, leases
+and reflinks are what make "old or new, never neither" true.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from reconciler.errors import Code, HostError
+
+CHUNK = 4 << 20
+"""Bytes in one chunk of a sparse digest."""
+
+_FICLONE = 0x40049409
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def host_errors(what: str) -> Iterator[None]:
+    """Turn an OSError into the HostError that says what to do. `what` names the work."""
+    try:
+        yield
+    except OSError as error:
+        raise host_error(what, error) from error
+
+
+def host_error(what: str, error: OSError) -> HostError:
+    """The HostError for an OSError: a full disk, a missing permission, or plain trouble."""
+    where = f" ({error.filename})" if error.filename else ""
+    brief = f"{what}: {error.strerror or error}{where}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HostError(brief, code=Code.DISK_FULL, resolution="Free space there, then run again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = "Make it writable for this user, or choose another directory."
+        return HostError(brief, code=Code.NOT_PERMITTED, resolution=advice, retryable=False)
+    return HostError(brief)
+
+
+def sync_directory(path: Path) -> None:
+    """fsync a directory, so that the names in it are durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """fsync a file's bytes and attributes. The first error is final: an fsync is never retried."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replace `path` by `data`: a temporary file, fsync, rename, fsync of the directory."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(temporary, flags, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def switch_link(link: Path, target: str) -> None:
+    """Point the symlink `link` at `target` atomically and durably; a no-op when it does already."""
+    if link.is_symlink() and str(link.readlink()) == target:
+        return
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.rename(link)
+    sync_directory(link.parent)
+
+
+def rename_new(source: Path, destination: Path) -> None:
+    """Rename to a free name. Raises FileExistsError: even an empty directory counts."""
+    _renameat2(source, destination, _RENAME_NOREPLACE)
+
+
+def rename_exchange(one: Path, other: Path) -> None:
+    """Swap two names atomically, so that neither is ever missing."""
+    _renameat2(one, other, _RENAME_EXCHANGE)
+
+
+def _renameat2(source: Path, destination: Path, flags: int) -> None:
+    old, new = os.fsencode(source), os.fsencode(destination)
+    if _libc.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(source), None, str(destination))
+
+
+def clone_file(source: Path, destination: Path) -> None:
+    """Copy a file by reflink where the filesystem can, else in the kernel, keeping holes; fsynced.
+
+    `destination` must not exist. Timestamps and modes are not kept.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with (
+        source.open("rb", buffering=0) as reader,
+        os.fdopen(os.open(destination, flags, 0o644), "wb", buffering=0) as writer,
+    ):
+        try:
+            fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+        except OSError:
+            size = os.fstat(reader.fileno()).st_size
+            os.truncate(writer.fileno(), size)
+            for start, end in data_ranges(reader.fileno(), size):
+                _copy_range(reader.fileno(), writer.fileno(), start, end)
+        os.fsync(writer.fileno())
+
+
+def _copy_range(reader: int, writer: int, start: int, end: int) -> None:
+    while start < end:
+        copied = os.copy_file_range(reader, writer, end - start, start, start)
+        if copied == 0:
+            raise OSError(errno.EIO, "the source became shorter while it was copied")
+        start += copied
+
+
+def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """The byte ranges [start, end) of a file that are not holes, in order."""
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        position = min(size, os.lseek(descriptor, start, os.SEEK_HOLE))
+        yield start, position
+
+
+def sparse_digest(path: Path) -> str:
+    """The digest of a file that is mostly holes: `sha256-4m:<hex>`, at the price of its data only.
+
+    It is the sha256 over the sha256 values of the file's 4 MiB chunks, in order; a chunk of a hole
+    counts as the zeros that it reads as, so holes filled by a copy change nothing.
+    """
+    with path.open("rb", buffering=0) as stream:
+        descriptor = stream.fileno()
+        size = os.fstat(descriptor).st_size
+        chunks = (size + CHUNK - 1) // CHUNK
+        filled: set[int] = set()
+        for start, end in data_ranges(descriptor, size):
+            filled.update(range(start // CHUNK, (end + CHUNK - 1) // CHUNK))
+        hashes = [_ZERO_CHUNK] * chunks
+        if chunks and size % CHUNK:
+            hashes[-1] = hashlib.sha256(bytes(size % CHUNK)).digest()
+
+        def chunk_hash(index: int) -> tuple[int, bytes]:
+            return index, hashlib.sha256(os.pread(descriptor, CHUNK, index * CHUNK)).digest()
+
+        # hashlib lets go of the interpreter's lock: two threads are two cores
+        with ThreadPoolExecutor(2) as pool:
+            for index, value in pool.map(chunk_hash, sorted(filled)):
+                hashes[index] = value
+    return f"sha256-4m:{hashlib.sha256(b''.join(hashes)).hexdigest()}"
+
+
+_ZERO_CHUNK = hashlib.sha256(bytes(CHUNK)).digest()
+
+
+def file_digest(path: Path) -> str:
+    """The plain `sha256:<hex>` of a file."""
+    with path.open("rb") as stream:
+        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+
+
+def is_open_elsewhere(path: Path) -> bool:
+    """True when any process holds this file open, a guest's virtual machine for one.
+
+    The kernel grants a write lease only when nobody has the file open, other users' processes and
+    loop devices included (fcntl(2), "Leases"). Where leases do not work, /proc is asked instead.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return _is_open_by_proc(os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _is_open_by_proc(wanted: os.stat_result) -> bool:
+    own = str(os.getpid())
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and process.name != own and _holds(process / "fd", wanted):
+            return True
+    return False
+
+
+def _holds(descriptors: Path, wanted: os.stat_result) -> bool:
+    try:
+        for entry in descriptors.iterdir():
+            found = entry.stat()
+            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return True
+    except OSError:
+        return False  # another user's process, or one that just ended
+    return False
+
+
+def allocated(path: Path) -> int:
+    """Bytes that a file or a tree occupies on disk; links are not followed."""
+    total = 0
+    pending = [path]
+    while pending:
+        current = pending.pop()
+        try:
+            info = current.lstat()
+            total += info.st_blocks * 512
+            if stat.S_ISDIR(info.st_mode):
+                pending.extend(current.iterdir())
+        except OSError:
+            continue  # gone, or not ours to read: it frees nothing either
+    return total
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory tree of our own, modes of 0000 and all; links are never followed."""
+    try:
+        entries = list(os.scandir(path))
+    except NotADirectoryError:
+        path.unlink()
+        return
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        path.chmod(0o700)
+        entries = list(os.scandir(path))
+    if entries:
+        path.chmod(0o700)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            remove_tree(Path(entry.path))
+        else:
+            Path(entry.path).unlink()
+    path.rmdir()

@@ -1,0 +1,221 @@
+"""The recipe: the nine stages of one image, in order. It times them and names the one that failed.
+
+`apply` calls `build` for every image that the plan touches. Which stages run was decided by the
+planner; here they only run. resolve has run by then: it is how the image came to be pinned.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from reconciler.errors import BangerError, Code, HostError
+from reconciler.files import clone_file, host_error, host_errors, sparse_digest
+from reconciler.kernel import KernelStore
+from reconciler.model import DesiredImage, Emit, Stage
+from reconciler.oci.blobs import BlobCache
+from reconciler.oci.layers import LayerMismatch
+from reconciler.oci.source import Sources
+from reconciler.plan import ImagePlan
+from reconciler.records import Records
+from reconciler.room import Feed, Interrupted, Room
+from reconciler.stages import ext4, flatten, guest, kernel, ownership, publish, pull, record
+from reconciler.store import ROOTFS, Store
+from reconciler.tools import Tools
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a pass builds with; one set for all images."""
+
+    store: Store
+    records: Records
+    blobs: BlobCache
+    sources: Sources
+    kernels: KernelStore
+    tools: Tools
+    emit: Emit
+    cancelled: threading.Event
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What became of one stage. status: ok, failed, skipped, or pending when it was not reached."""
+
+    stage: Stage
+    run: bool
+    status: str
+    reason: str
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """The stages of one image as they come to pass. Threads of one image share it."""
+
+    plan: ImagePlan
+    emit: Emit
+    done: dict[Stage, StageResult] = field(default_factory=dict)
+    failed: Stage | None = None
+
+    @contextmanager
+    def stage(self, stage: Stage, reason: str = "") -> Iterator[None]:
+        """Run the body as this stage: timed, announced, and blamed when it fails."""
+        reason = reason or next((s.reason for s in self.plan.steps if s.stage is stage), "")
+        name, begin = self.plan.name, time.monotonic()
+        self.emit("stage.started", image=name, stage=stage.value, reason=reason)
+        try:
+            yield
+        except BaseException as error:
+            seconds = time.monotonic() - begin
+            self.failed = self.failed or stage
+            self.done[stage] = StageResult(stage, True, "failed", reason, seconds)
+            code = error.code.value if isinstance(error, BangerError) else Code.INTERNAL.value
+            fields = {"duration_seconds": round(seconds, 3), "error_code": code}
+            self.emit("stage.failed", image=name, stage=stage.value, **fields)
+            if isinstance(error, OSError):
+                raise host_error(f"{stage.value} failed", error) from error
+            raise
+        seconds = time.monotonic() - begin
+        self.done[stage] = StageResult(stage, True, "ok", reason, seconds)
+        fields = {"duration_seconds": round(seconds, 3)}
+        self.emit("stage.finished", image=name, stage=stage.value, **fields)
+
+    def results(self) -> tuple[StageResult, ...]:
+        """Every step of the plan, with what became of it."""
+        return tuple(
+            self.done.get(step.stage)
+            or StageResult(step.stage, step.run, "pending" if step.run else "skipped", step.reason)
+            for step in self.plan.steps
+        )
+
+
+def build(image: DesiredImage, services: Services, progress: Progress) -> None:
+    """Take one image from its plan to its record. Raises the BangerError of the stage that failed.
+
+    The published artifact stays until the new one is whole. An interruption leaves what a later
+    pass can prove and go on from; a failure leaves a finished rootfs at most.
+    """
+    plan = progress.plan
+    room = _room(plan, image, services)
+    runs = set(plan.runs)
+    try:
+        if Stage.PUBLISH in runs:
+            _rootfs(image, room, progress, runs)
+            if Stage.KERNEL in runs:
+                _run(Stage.KERNEL, kernel.run, image, room, progress)
+            _run(Stage.PUBLISH, publish.run, image, room, progress)
+        if Stage.RECORD in runs:
+            _run(Stage.RECORD, record.run, image, room, progress)
+    except BangerError as error:
+        if not isinstance(error, Interrupted):
+            _clean(image, room, error)
+        raise
+    services.store.remove(room.scratch)
+
+
+def _clean(image: DesiredImage, room: Room, error: BangerError) -> None:
+    """Give the space back; a whole rootfs whose kernel could not be fetched is worth keeping."""
+    room.store.remove(room.scratch)
+    rootfs_is_whole = Stage.GUEST in room.store.read_journal(image.id)
+    if not (rootfs_is_whole and error.retryable and error.code is not Code.DISK_FULL):
+        room.store.remove(room.staging)
+
+
+def _room(plan: ImagePlan, image: DesiredImage, services: Services) -> Room:
+    store = services.store
+    return Room(
+        staging=store.staging(image.id),
+        scratch=store.scratch_for(image.keys.flatten),
+        blobs=services.blobs,
+        sources=services.sources,
+        tools=services.tools,
+        kernels=services.kernels,
+        emit=services.emit,
+        store=store,
+        records=services.records,
+        feed=Feed(image.pinned),
+        before=plan.record or plan.taken_over,
+        cancelled=services.cancelled,
+    )
+
+
+def _run(
+    stage: Stage,
+    run: Callable[[DesiredImage, Room], None],
+    image: DesiredImage,
+    room: Room,
+    progress: Progress,
+) -> None:
+    room.checkpoint()
+    with progress.stage(stage):
+        run(image, room)
+
+
+def _rootfs(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage]) -> None:
+    """Bring the finished rootfs.ext4 into staging: built, cloned, or found there whole."""
+    with host_errors("the staging directory cannot be made"):
+        room.staging.mkdir(exist_ok=True)
+    if progress.plan.clone_from:
+        _clone(image, room, progress.plan.clone_from)
+    elif Stage.EXT4 in runs:
+        room.store.write_journal(image.id, {})  # what is in staging proves nothing from here on
+        room.tools.require()
+        _tree(image, room, progress, runs)
+        _run(Stage.EXT4, ext4.run, image, room, progress)
+        _run(Stage.OWNERSHIP, ownership.run, image, room, progress)
+        if Stage.GUEST in runs:
+            _run(Stage.GUEST, guest.run, image, room, progress)
+        room.store.write_journal(image.id, {Stage.GUEST.value: sparse_digest(room.rootfs)})
+
+
+def _clone(image: DesiredImage, room: Room, donor: str) -> None:
+    source = room.store.artifact(donor)
+    manifest = room.store.manifest(source)
+    if manifest is None:
+        raise HostError(f"the artifact {donor} whose filesystem this image shares is not there")
+    with host_errors("the rootfs cannot be cloned"):
+        room.rootfs.unlink(missing_ok=True)
+        clone_file(source / ROOTFS, room.rootfs)
+    room.not_carried.extend(manifest.not_carried)
+    room.store.write_journal(image.id, {Stage.GUEST.value: manifest.files[ROOTFS].digest})
+
+
+def _tree(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage]) -> None:
+    """The staging tree: still in scratch, or pulled and flattened side by side.
+
+    A cached blob that turns out to be damaged is put aside and fetched again, once.
+    """
+    if Stage.FLATTEN not in runs:
+        if flatten.load(image, room):
+            return
+        progress.emit("stage.progress", image=image.spec.name, stage="flatten", note="again")
+    room.store.prepare_scratch()
+    try:
+        _pull_and_flatten(image, room, progress, pulling=Stage.PULL in runs)
+    except LayerMismatch as error:
+        room.blobs.quarantine(error.blob)
+        room.feed = Feed(image.pinned)
+        _pull_and_flatten(image, room, progress, pulling=True)
+
+
+def _pull_and_flatten(
+    image: DesiredImage, room: Room, progress: Progress, *, pulling: bool
+) -> None:
+    if not pulling:
+        for layer in image.pinned.layers:
+            room.feed.put(layer.blob.digest, room.blobs.path(layer.blob.digest))
+        _run(Stage.FLATTEN, flatten.run, image, room, progress)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="pull") as beside:
+        pulled = beside.submit(_run, Stage.PULL, pull.run, image, room, progress)
+        try:
+            _run(Stage.FLATTEN, flatten.run, image, room, progress)
+        finally:
+            error = pulled.exception()
+        if error:
+            raise error

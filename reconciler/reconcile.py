@@ -1,0 +1,226 @@
+"""One pass: observe, plan, apply, collect. Read this first.
+
+`cli` calls `reconcile` for the one-shot command and `preview` for `plan`; the daemon calls
+`reconcile` again and again. Each pass reads everything anew, so it does not matter what woke it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.apply import Collected, Outcome, apply, collect, restore_records
+from reconciler.collection import Ages, plan_collection, references
+from reconciler.config import Config
+from reconciler.files import allocated
+from reconciler.kernel import KernelStore
+from reconciler.model import Emit, RegistryConfig
+from reconciler.observe import Surveyor
+from reconciler.oci.blobs import BlobCache
+from reconciler.oci.source import Sources
+from reconciler.pipeline import Services
+from reconciler.plan import Plan, make_plan
+from reconciler.records import Contents, Records
+from reconciler.stages.record import timestamp
+from reconciler.store import Store
+from reconciler.tools import Tools
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where a pass works and whom it tells: everything but the configuration."""
+
+    state_dir: Path
+    cache_dir: Path
+    emit: Emit
+    cancelled: threading.Event
+    jobs: int | None = None
+    """Images at a time; None takes the configuration's word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass found and did. Outcomes are in the order of the plan; none for a preview."""
+
+    mode: str
+    reconcile_id: str
+    config: Config
+    store: Store
+    started_at: str
+    seconds: float
+    plan: Plan
+    outcomes: tuple[Outcome, ...]
+    before: Contents
+    after: Contents
+    collected: Collected
+    warnings: tuple[str, ...]
+
+    @property
+    def changed(self) -> bool:
+        """True when an image is another than before (or would be, in a preview)."""
+        if self.mode == "plan":
+            return self.plan.changes
+        return any(outcome.changed for outcome in self.outcomes)
+
+    @property
+    def failed(self) -> bool:
+        """True when an image failed, or cannot be planned."""
+        unresolved = any(image.unresolved for image in self.plan.images)
+        return unresolved or any(outcome.error for outcome in self.outcomes)
+
+
+def reconcile(config: Config, host: Host) -> Pass:
+    """Make the host equal to the configuration. Raises Busy, or HostError for a state not usable.
+
+    One image's failure is in its Outcome; it does not raise and does not stop the others.
+    """
+    begin, started_at, reconcile_id = time.monotonic(), timestamp(), new_id()
+    with _services(config.registries, config, host) as services:
+        services.store.prepare()
+        with services.store.writer():
+            surveyor = _surveyor(services)
+            before = services.records.read()
+            wanted = surveyor.wanted(config)
+            observed = surveyor.observed(wanted, before)
+            plan = make_plan(wanted, observed)
+            host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
+            recovered = [observed.records[name] for name in sorted(observed.recovered)]
+            restore_records(services, bool(before.unusable), recovered)
+            jobs = host.jobs or config.reconcile.jobs
+            outcomes = apply(plan, services, before.failures, jobs)
+            after = services.records.read()
+            collected = _collect(surveyor, services, plan, after, _ages(config), dry_run=False)
+    return Pass(
+        mode="apply",
+        reconcile_id=reconcile_id,
+        config=config,
+        store=services.store,
+        started_at=started_at,
+        seconds=time.monotonic() - begin,
+        plan=plan,
+        outcomes=outcomes,
+        before=before,
+        after=after,
+        collected=collected,
+        warnings=_warnings(plan, before, collected),
+    )
+
+
+def preview(config: Config, host: Host) -> Pass:
+    """What `reconcile` would do. Writes nothing below the state directory, waits for no lock."""
+    begin, started_at = time.monotonic(), timestamp()
+    with _services(config.registries, config, host) as services:
+        surveyor = _surveyor(services)
+        before = services.records.read()
+        wanted = surveyor.wanted(config)
+        plan = make_plan(wanted, surveyor.observed(wanted, before))
+        collected = _collect(surveyor, services, plan, before, _ages(config), dry_run=True)
+    host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
+    return Pass(
+        mode="plan",
+        reconcile_id=new_id(),
+        config=config,
+        store=services.store,
+        started_at=started_at,
+        seconds=time.monotonic() - begin,
+        plan=plan,
+        outcomes=(),
+        before=before,
+        after=before,
+        collected=collected,
+        warnings=_warnings(plan, before, collected),
+    )
+
+
+def collect_now(host: Host, ages: Ages, *, dry_run: bool) -> Collected:
+    """The `gc` verb: collect by what the records say. Raises Busy unless it is a dry run."""
+    with _services((), None, host) as services:
+        surveyor = _surveyor(services)
+        if dry_run:
+            contents = services.records.read()
+            return _collect(surveyor, services, None, contents, ages, dry_run=True)
+        services.store.prepare()
+        with services.store.writer():
+            contents = services.records.read()
+            return _collect(surveyor, services, None, contents, ages, dry_run=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the records say, and the bytes that each named artifact occupies."""
+
+    store: Store
+    contents: Contents
+    allocated: dict[str, int]
+
+
+def read_status(host: Host) -> Status:
+    """The `status` verb: needs no configuration, waits for nobody, writes nothing."""
+    store = Store(host.state_dir, host.cache_dir)
+    contents = Records(store.database).read()
+    records = contents.records.values()
+    return Status(store, contents, {r.name: allocated(store.artifact(r.id)) for r in records})
+
+
+def new_id() -> str:
+    """A fresh `reconcile_id`: it ties the events, the log and the document of one pass together."""
+    return uuid.uuid4().hex[:12]
+
+
+@contextmanager
+def _services(
+    registries: tuple[RegistryConfig, ...], config: Config | None, host: Host
+) -> Iterator[Services]:
+    store = Store(host.state_dir, host.cache_dir)
+    blobs = BlobCache(store.oci)
+    with Sources(registries, blobs, host.emit) as sources:
+        yield Services(
+            store=store,
+            records=Records(store.database),
+            blobs=blobs,
+            sources=sources,
+            kernels=KernelStore(store.kernels, config.kernels if config else ()),
+            tools=Tools(),
+            emit=host.emit,
+            cancelled=host.cancelled,
+        )
+
+
+def _surveyor(services: Services) -> Surveyor:
+    return Surveyor(services.store, services.blobs, services.sources, services.kernels)
+
+
+def _ages(config: Config) -> Ages:
+    return Ages(staging=config.gc.staging_min_age, blob=config.gc.blob_min_age)
+
+
+def _collect(
+    surveyor: Surveyor,
+    services: Services,
+    plan: Plan | None,
+    contents: Contents,
+    ages: Ages,
+    *,
+    dry_run: bool,
+) -> Collected:
+    """Collect, unless the records cannot be read: then nothing is known to be garbage."""
+    known = services.store.database.exists() or services.store.names()
+    if known and (contents.unusable or contents.damaged):
+        return Collected(errors=("nothing is collected: the records cannot be read",))
+    stays = references(contents.records.values(), plan)
+    found = plan_collection(surveyor.holdings(), stays, ages)
+    if not dry_run:
+        return collect(found, services.store, services.emit)
+    freed = sum(removal.holding.bytes for removal in found.remove)
+    return Collected(found.remove, found.kept, freed)
+
+
+def _warnings(plan: Plan, before: Contents, collected: Collected) -> tuple[str, ...]:
+    details = [f"{i.name}: {i.detail}" for i in plan.images if i.detail and i.desired]
+    kept = [f"{r.holding.path}: kept, {r.reason}" for r in collected.kept]
+    return (*before.damaged, *details, *kept, *collected.errors)

@@ -1,0 +1,175 @@
+"""The persisted records: which artifact a name stands for, from what, since when.
+
+SQLite in WAL mode with `synchronous=FULL`: a commit survives power loss, a killed writer leaves the
+old row. A reader never waits and never writes: a pass that changes nothing leaves every file as
+it was. Each row carries the sha256 of its document, because SQLite's own check does not see a
+flipped bit in a value; a row that does not match is as good as missing, and the manifest beside
+the artifact tells it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from reconciler.errors import Code, HostError
+from reconciler.model import Failure, Record
+
+SCHEMA_VERSION = 1
+_BUSY_SECONDS = 10.0
+_READ_TRIES = 3
+_record = TypeAdapter(Record)
+_failure = TypeAdapter(Failure)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS {table}
+(name TEXT PRIMARY KEY, document TEXT NOT NULL, sha256 TEXT NOT NULL)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that is persisted, read at one moment. `damaged`: why rows had to be left out."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    damaged: tuple[str, ...] = ()
+    unusable: str = ""
+    """Why the whole database cannot be used; empty when it can."""
+
+
+class Records:
+    """The records in one database file. Cheap to make; every call opens and closes the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._log = path.with_name(path.name + "-wal")
+
+    def read(self) -> Contents:
+        """Everything in it. A missing or garbage database is `unusable`; a newer one is refused."""
+        for _ in range(_READ_TRIES - 1):
+            before = self._stamp()
+            contents = self._read(immutable=not self._log.exists())
+            if self._stamp() == before:
+                return contents
+        return self._read(immutable=False)
+
+    def _read(self, *, immutable: bool) -> Contents:
+        if not self._path.exists():
+            return Contents(unusable="there is no database yet")
+        # Without a WAL file everything is in the main file, and "immutable" reads that without
+        # making one; `read` looks again when a writer came by meanwhile.
+        mode = "mode=ro&immutable=1" if immutable else "mode=ro"
+        uri = f"{self._path.absolute().as_uri()}?{mode}"
+        try:
+            with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as database:
+                return self._contents(database)
+        except sqlite3.DatabaseError as error:
+            return Contents(unusable=f"{self._path.name} is damaged: {error}")
+
+    def _stamp(self) -> tuple[int, int, bool]:
+        try:
+            info = self._path.stat()
+        except FileNotFoundError:
+            return 0, 0, False
+        return info.st_mtime_ns, info.st_size, self._log.exists()
+
+    def _contents(self, database: sqlite3.Connection) -> Contents:
+        self._check_version(database)
+        damaged: list[str] = []
+
+        def rows(table: str) -> Iterator[tuple[str, str]]:
+            query = f"SELECT name, document, sha256 FROM {table} ORDER BY name"  # noqa: S608
+            for name, document, digest in database.execute(query):
+                if _sha256(document) == digest:
+                    yield name, document
+                else:
+                    damaged.append(f"the row of {name} in {table} is damaged")
+
+        try:
+            records = {name: _record.validate_json(text) for name, text in rows("records")}
+            failures = {name: _failure.validate_json(text) for name, text in rows("failures")}
+        except ValidationError as error:
+            return Contents(unusable=f"{self._path.name} holds a row of another kind: {error}")
+        return Contents(records, failures, tuple(damaged))
+
+    def save(self, record: Record) -> None:
+        """Write one record and clear its failure, in one commit."""
+        with self._writer() as database:
+            _put(database, "records", record.name, _record.dump_json(record).decode())
+            database.execute("DELETE FROM failures WHERE name = ?", (record.name,))
+
+    def forget(self, name: str) -> None:
+        """Remove a record and its failure."""
+        with self._writer() as database:
+            database.execute("DELETE FROM records WHERE name = ?", (name,))
+            database.execute("DELETE FROM failures WHERE name = ?", (name,))
+
+    def fail(self, failure: Failure) -> None:
+        """Keep the last failure of a name."""
+        with self._writer() as database:
+            _put(database, "failures", failure.name, _failure.dump_json(failure).decode())
+
+    def clear_failure(self, name: str) -> None:
+        """The name is well again."""
+        with self._writer() as database:
+            database.execute("DELETE FROM failures WHERE name = ?", (name,))
+
+    def set_aside(self) -> Path:
+        """Move an unusable database out of the way, keeping it for a look. Returns where it is."""
+        aside = self._path.with_name(f"{self._path.name}.damaged")
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        self._path.replace(aside)
+        return aside
+
+    @contextmanager
+    def _writer(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS)) as database:
+                database.execute("PRAGMA journal_mode=WAL")
+                database.execute("PRAGMA synchronous=FULL")
+                self._check_version(database)
+                with database:
+                    for table in ("records", "failures"):
+                        database.execute(_SCHEMA.format(table=table))
+                    database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                    yield database
+        except sqlite3.DatabaseError as error:
+            raise _state_error(self._path, error) from error
+
+    def _check_version(self, database: sqlite3.Connection) -> None:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise HostError(
+                f"{self._path} was written by a newer banger-reconcile (schema {version})",
+                code=Code.STATE_INVALID,
+                resolution="Upgrade this program, or use another --state-dir. Nothing was touched.",
+                retryable=False,
+            )
+
+
+def _put(database: sqlite3.Connection, table: str, name: str, document: str) -> None:
+    statement = f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)"  # noqa: S608
+    database.execute(statement, (name, document, _sha256(document)))
+
+
+def _sha256(document: str) -> str:
+    return hashlib.sha256(document.encode()).hexdigest()
+
+
+def _state_error(path: Path, error: sqlite3.DatabaseError) -> HostError:
+    text = str(error)
+    if "full" in text:
+        return HostError(f"no space to write {path}", code=Code.DISK_FULL)
+    if "readonly" in text or "read-only" in text or "unable to open" in text:
+        return HostError(
+            f"{path} cannot be written: {text}", code=Code.NOT_PERMITTED, retryable=False
+        )
+    return HostError(f"{path} cannot be written: {text}", code=Code.STATE_INVALID)

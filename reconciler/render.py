@@ -1,0 +1,140 @@
+"""Documents as tables for people. Takes the JSON documents of `report`, so both say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reconciler.report import Document
+from reconciler.sizes import format_size
+
+_MARKS = {"noop": "", "orphan": "yellow", "suspend": "yellow", "prune": "red", "repair": "yellow"}
+
+
+def show_pass(document: Document, console: Console, *, verbose: bool) -> None:
+    """A pass or a preview: one row an image, then what failed, what was collected, the sum."""
+    planned = document["mode"] == "plan"
+    table = _table("NAME", "ACTION", "REASON", "DIGEST", "ROOTFS")
+    for image in document["images"]:
+        action = "failed" if image["error"] else image["action"]
+        style = "red" if image["error"] else _MARKS.get(action, "green")
+        table.add_row(
+            image["name"], Text(action, style), image["reason"], _digest(image), _rootfs(image)
+        )
+    if document["images"]:
+        console.print(table)
+    if planned or verbose:
+        _show_stages(document["images"], console, only_runs=not verbose)
+    _show_errors(document["errors"], console)
+    for warning in document["warnings"]:
+        console.print(Text(f"warning: {warning}", "yellow"))
+    _show_gc(document["gc"], console, planned=planned)
+    verdict = "" if document["changed"] or document["failed"] else "nothing to change: "
+    verdict = verdict if planned or verdict == "" else "nothing changed: "
+    console.print(Text(f"{verdict}{document['msg']}"))
+
+
+def _show_stages(images: list[Document], console: Console, *, only_runs: bool) -> None:
+    for image in images:
+        stages = [s for s in image["stages"] if s["action"] == "run" or not only_runs]
+        if not stages:
+            continue
+        console.print(Text(f"\n{image['name']}"))
+        for stage in stages:
+            took = f" ({stage['duration_seconds']:.1f} s)" if stage["duration_seconds"] else ""
+            head = f"  {stage['name']:<10} {stage['action']:<5}"
+            console.print(Text(f"{head} {stage['reason']}{took}"))
+
+
+def _show_errors(errors: Iterable[Document], console: Console) -> None:
+    for error in errors:
+        where = f"{error['image']}: {error['stage']}: " if error.get("image") else ""
+        console.print(Text(f"error: {where}{error['message']}", "red"))
+        if error["hint"]:
+            console.print(Text(f"       {error['hint']}"))
+
+
+def _show_gc(counts: dict[str, int], console: Console, *, planned: bool) -> None:
+    things = sum(n for name, n in counts.items() if name != "bytes_freed")
+    if things:
+        verb = "would free" if planned else "freed"
+        said = ", ".join(
+            f"{n} {name.removesuffix('_removed')}"
+            for name, n in counts.items()
+            if n and name != "bytes_freed"
+        )
+        console.print(Text(f"collected {said}: {verb} {_size(counts['bytes_freed'])}"))
+
+
+def show_status(document: Document, console: Console) -> None:
+    """What the records say: one row a name."""
+    table = _table("NAME", "READY", "SIZE", "ON DISK", "KERNEL", "DIGEST", "ROOTFS")
+    for image in document["images"]:
+        ready = image["conditions"][0]
+        style = "green" if ready["status"] == "True" else "red"
+        table.add_row(
+            image["name"],
+            Text(ready["status"] if ready["status"] == "True" else ready["reason"], style),
+            format_size(image["size"]) if image["size"] else "-",
+            _size(image["allocated_bytes"]) if image["allocated_bytes"] is not None else "-",
+            image["kernel"] or "none",
+            _digest(image),
+            _rootfs(image),
+        )
+    if document["images"]:
+        console.print(table)
+    else:
+        console.print("no images yet")
+    errors = [e | {"image": i["name"]} for i in document["images"] if (e := i["error"])]
+    _show_errors(errors, console)
+
+
+def show_gc(document: Document, console: Console) -> None:
+    """What the collector removed or would remove, why, and the bytes."""
+    verb = "would remove" if document["dry_run"] else "removed"
+    for removal in document["removed"]:
+        size = _size(removal["bytes"])
+        console.print(
+            Text(f"{verb} {removal['kind']} {removal['path']}: {removal['reason']}, {size}")
+        )
+    for kept in document["kept"]:
+        console.print(Text(f"kept {kept['kind']} {kept['path']}: {kept['reason']}", "yellow"))
+    for error in document["errors"]:
+        console.print(Text(f"error: {error}", "red"))
+    freed = _size(document["gc"]["bytes_freed"])
+    word = "would free" if document["dry_run"] else "freed"
+    console.print(
+        f"{len(document['removed'])} removed, {word} {freed}"
+        if not document["dry_run"]
+        else f"{len(document['removed'])} to remove, {word} {freed}"
+    )
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    for heading in headings:
+        wide = heading == "ROOTFS"
+        table.add_column(heading, no_wrap=not wide, overflow="fold")
+    return table
+
+
+def _digest(image: dict[str, Any]) -> str:
+    return (image["resolved_digest"] or "-")[:19]
+
+
+def _rootfs(image: dict[str, Any]) -> str:
+    return f"{image['path']}/rootfs.ext4" if image["path"] else "-"
+
+
+def _size(number: int) -> str:
+    """Bytes for a table: one decimal, binary units."""
+    size = float(number)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

@@ -1,0 +1,298 @@
+"""Passes and records as the JSON documents of the contract. Pure: values in, plain data out.
+
+`cli` prints what this returns for `--json`; `render` draws the same values as tables. Additions
+keep `SCHEMA_VERSION`, a removal or a change of meaning raises it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reconciler.apply import Collected, Outcome
+from reconciler.collection import Kind, Removal
+from reconciler.errors import BangerError
+from reconciler.model import Action, DesiredImage, Failure, Record
+from reconciler.pipeline import StageResult
+from reconciler.plan import ImagePlan
+from reconciler.reconcile import Pass, Status
+from reconciler.sizes import format_size
+
+SCHEMA_VERSION = "1"
+Document = dict[str, Any]
+
+_COUNTED = {
+    Action.CREATE: "created",
+    Action.UPDATE: "updated",
+    Action.REPLACE: "updated",
+    Action.REPAIR: "repaired",
+    Action.NOOP: "unchanged",
+    Action.PRUNE: "pruned",
+    Action.ORPHAN: "orphaned",
+    Action.SUSPEND: "suspended",
+}
+
+
+def pass_document(result: Pass) -> Document:
+    """The document of one pass, or of a preview (`mode` is "apply" or "plan")."""
+    outcomes = {outcome.plan.name: outcome for outcome in result.outcomes}
+    images = [_image(result, plan, outcomes.get(plan.name)) for plan in result.plan.images]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "mode": result.mode,
+        "reconcile_id": result.reconcile_id,
+        "config": {
+            "path": str(result.config.path),
+            "sha256": result.config.sha256,
+            "generation": 1,
+        },
+        "started_at": result.started_at,
+        "duration_seconds": round(result.seconds, 3),
+        "changed": result.changed,
+        "failed": result.failed,
+        "partial": result.changed and result.failed,
+        "msg": summary_line(result),
+        "summary": summary(result),
+        "images": images,
+        "gc": gc_counts(result.collected),
+        "diff": [diff for image in result.plan.images if (diff := _diff(image))],
+        "warnings": list(result.warnings),
+        "errors": [error for image in images if (error := image["error"])],
+    }
+
+
+def summary(result: Pass) -> dict[str, int]:
+    """How many images met which end; an image that failed counts as failed only."""
+    failed = {o.plan.name for o in result.outcomes if o.error}
+    failed |= {image.name for image in result.plan.images if image.unresolved}
+    counts = dict.fromkeys(dict.fromkeys(_COUNTED.values()), 0)
+    for image in result.plan.images:
+        if image.name not in failed:
+            counts[_COUNTED[image.action]] += 1
+    desired = sum(image.action is not Action.ORPHAN for image in result.plan.images)
+    return {"desired": desired, **counts, "failed": len(failed)}
+
+
+def summary_line(result: Pass) -> str:
+    """The summary in words, zeros left out: `1 created, 2 unchanged`."""
+    counts = summary(result)
+    said = [f"{n} {word}" for word, n in counts.items() if n and word != "desired"]
+    return ", ".join(said) or "no images"
+
+
+def _image(result: Pass, plan: ImagePlan, outcome: Outcome | None) -> Document:
+    record = result.after.records.get(plan.name, plan.record)
+    failure = result.after.failures.get(plan.name)
+    error = outcome.error if outcome else plan.unresolved and plan.unresolved.error
+    image_id = plan.id or (record.id if record else None)
+    desired = plan.desired
+    return {
+        "name": plan.name,
+        "ref": _spec_ref(plan),
+        "resolved_digest": desired.pinned.digest if desired else record and record.digest,
+        "id": image_id,
+        "path": str(result.store.artifact(image_id)) if image_id else None,
+        "action": plan.action.value,
+        "reason": plan.reason.value,
+        "stages": stage_documents(plan, outcome),
+        "conditions": conditions(record, failure),
+        "not_carried": list(record.not_carried) if record else [],
+        "attempts": failure.attempts if failure else 0,
+        "next_retry_at": None,
+        "error": _error(plan, outcome, error) if error else None,
+    }
+
+
+def _spec_ref(plan: ImagePlan) -> str | None:
+    if plan.desired:
+        return plan.desired.spec.ref
+    if plan.unresolved:
+        return plan.unresolved.spec.ref
+    return plan.record.ref if plan.record else None
+
+
+def stage_documents(plan: ImagePlan, outcome: Outcome | None) -> list[Document]:
+    """The stages of one image: what was planned, and what came of it where something did."""
+    planned = (StageResult(s.stage, s.run, "planned", s.reason) for s in plan.steps)
+    results = outcome.stages if outcome else tuple(planned)
+    return [
+        {
+            "name": result.stage.value,
+            "action": "run" if result.run else "skip",
+            "status": result.status,
+            "reason": result.reason,
+            "duration_seconds": round(result.seconds, 3),
+        }
+        for result in results
+    ]
+
+
+def conditions(record: Record | None, failure: Failure | None) -> list[Document]:
+    """Ready, and Stalled when nothing but a change of configuration can help."""
+    if failure:
+        found = [_condition("Ready", "False", failure.code, failure.message, failure.since)]
+        if not failure.retryable:
+            found.append(_condition("Stalled", "True", failure.code, failure.hint, failure.since))
+        return found
+    if record:
+        return [_condition("Ready", "True", "Reconciled", "", record.updated_at)]
+    return [_condition("Ready", "False", "NotPresent", "", None)]
+
+
+def _condition(kind: str, status: str, reason: str, message: str, since: str | None) -> Document:
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "last_transition_time": since,
+        "observed_generation": 1,
+    }
+
+
+def _error(plan: ImagePlan, outcome: Outcome | None, error: BangerError) -> Document:
+    stage = outcome.failed_stage if outcome else plan.unresolved and plan.unresolved.stage
+    return {"image": plan.name, "stage": stage.value if stage else None, **error_document(error)}
+
+
+def error_document(error: BangerError) -> Document:
+    """A failure as the contract's `error` object."""
+    return {
+        "code": error.code.value,
+        "message": error.brief,
+        "retryable": error.retryable,
+        "hint": error.resolution,
+    }
+
+
+def gc_counts(collected: Collected) -> dict[str, int]:
+    """The `gc` object: things removed by kind, and the allocated bytes that came free."""
+    return {
+        "staging_removed": collected.count(Kind.STAGING, Kind.SCRATCH),
+        "blobs_removed": collected.count(Kind.BLOB, Kind.PARTIAL),
+        "artifacts_removed": collected.count(Kind.ARTIFACT, Kind.LINK),
+        "bytes_freed": collected.bytes_freed,
+    }
+
+
+def gc_document(collected: Collected, *, dry_run: bool) -> Document:
+    """The document of the `gc` verb: every object, why, and the bytes."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "mode": "gc",
+        "dry_run": dry_run,
+        "changed": bool(collected.removed) and not dry_run,
+        "failed": bool(collected.errors),
+        "gc": gc_counts(collected),
+        "removed": [_removal(r) for r in collected.removed],
+        "kept": [_removal(r) for r in collected.kept],
+        "errors": list(collected.errors),
+    }
+
+
+def _removal(removal: Removal) -> Document:
+    holding = removal.holding
+    return {
+        "kind": holding.kind.value,
+        "path": str(holding.path),
+        "bytes": holding.bytes,
+        "reason": removal.reason,
+    }
+
+
+def _diff(plan: ImagePlan) -> Document | None:
+    """Before and after of one image that changes, as Ansible's `--diff` shows them."""
+    if not plan.changes:
+        return None
+    name = plan.name
+    before = _record_lines(plan.record or plan.taken_over)
+    after = _desired_lines(plan.desired) if plan.desired else ""
+    return {"before_header": name, "before": before, "after_header": name, "after": after}
+
+
+def _record_lines(record: Record | None) -> str:
+    if record is None:
+        return ""
+    return _lines(
+        name=record.name,
+        id=record.id,
+        ref=record.ref,
+        digest=record.digest,
+        size=format_size(record.size),
+        kernel=record.kernel,
+    )
+
+
+def _desired_lines(image: DesiredImage) -> str:
+    return _lines(
+        name=image.spec.name,
+        id=image.id,
+        ref=image.spec.ref,
+        digest=image.pinned.digest,
+        size=format_size(image.spec.size) if image.spec.size else "auto",
+        kernel=image.spec.kernel_ref,
+    )
+
+
+def _lines(**values: str | None) -> str:
+    return "".join(f"{key}: {value}\n" for key, value in values.items() if value is not None)
+
+
+def status_document(status: Status) -> Document:
+    """The document of `status`: what each name stands for, from the records alone."""
+    contents = status.contents
+    names = sorted(contents.records.keys() | contents.failures.keys())
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "mode": "status",
+        "images": [_status(name, status) for name in names],
+        "warnings": [*contents.damaged],
+        "errors": [],
+    }
+
+
+def _status(name: str, status: Status) -> Document:
+    record, failure = status.contents.records.get(name), status.contents.failures.get(name)
+    path = status.store.artifact(record.id) if record else None
+    return {
+        "name": name,
+        "ref": record.ref if record else None,
+        "resolved_digest": record.digest if record else None,
+        "id": record.id if record else None,
+        "path": str(path) if path else None,
+        "by_name": str(status.store.by_name / name) if record else None,
+        "size": record.size if record else None,
+        "allocated_bytes": status.allocated.get(name),
+        "kernel": record.kernel if record else None,
+        "protect": record.protect if record else False,
+        "updated_at": record.updated_at if record else None,
+        "conditions": conditions(record, failure),
+        "not_carried": list(record.not_carried) if record else [],
+        "attempts": failure.attempts if failure else 0,
+        "next_retry_at": None,
+        "error": _last_error(failure) if failure else None,
+    }
+
+
+def _last_error(failure: Failure) -> Document:
+    return {
+        "code": failure.code,
+        "stage": failure.stage,
+        "message": failure.message,
+        "retryable": failure.retryable,
+        "hint": failure.hint,
+        "at": failure.at,
+    }
+
+
+def config_error_document(error: BangerError, problems: tuple[str, ...]) -> Document:
+    """The document of a run that could not start: still what Ansible registers."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "mode": "error",
+        "changed": False,
+        "failed": True,
+        "msg": error.brief,
+        "images": [],
+        "warnings": [],
+        "errors": [error_document(error) | {"problems": list(problems)}],
+    }

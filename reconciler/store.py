@@ -1,0 +1,309 @@
+"""The state directory: every path in it, the writer's lock, publish, switch and remove.
+
+    <state>/
+      lock                     flock by the one writer; its holder is found in /proc/locks
+      records.db               what each name stands for (records.py)
+      images/
+        <id>/                  an artifact: rootfs.ext4, kernel, initrd.img, modules/ and
+                               manifest.json; published by one rename, never changed after
+        <id>.staging/          the same artifact while it is being made, and journal.json
+        by-name/<name>         link to ../<id>, switched atomically: what a launcher opens
+      kernels/<name>/          the local kernel store (kernel.py)
+    <cache>/oci/               blobs (oci/blobs.py)
+    $TMPDIR/banger-<uid>/<state>/<flatten key>/
+                               scratch of flatten: the staging tree and its metadata map
+
+Nothing else knows these names. A file is written once and not modified after its publication.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from reconciler.errors import Busy, Code, HostError
+from reconciler.files import (
+    file_digest,
+    host_errors,
+    is_open_elsewhere,
+    remove_tree,
+    rename_exchange,
+    rename_new,
+    sparse_digest,
+    switch_link,
+    sync_directory,
+    sync_file,
+    write_durably,
+)
+from reconciler.model import Fingerprint, StageKeys
+
+ROOTFS, KERNEL, INITRD, MODULES = "rootfs.ext4", "kernel", "initrd.img", "modules"
+MANIFEST, JOURNAL, STAGING_SUFFIX = "manifest.json", "journal.json", ".staging"
+
+
+class FileEntry(BaseModel):
+    """One file of an artifact, as its manifest lists it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    size: int
+    digest: str
+
+
+class Manifest(BaseModel):
+    """`manifest.json`: what an artifact is made of, enough to write its record again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    schema_version: int = 1
+    id: str
+    ref: str
+    digest: str
+    platform: str
+    size: int
+    keys: StageKeys
+    kernel: str | None = None
+    cmdline: str = ""
+    modules: str | None = None
+    blobs: tuple[str, ...] = ()
+    not_carried: tuple[str, ...] = ()
+    files: dict[str, FileEntry]
+
+
+class Store:
+    """Paths and durable operations on one state directory. Build it once, pass it down.
+
+    state, cache: the directories of the contract; scratch_base: `$TMPDIR`.
+    """
+
+    def __init__(self, state: Path, cache: Path, scratch_base: Path | None = None) -> None:
+        self.state = state.absolute()
+        self.cache = cache.absolute()
+        base = (scratch_base or Path(tempfile.gettempdir())).absolute()
+        label = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:12]
+        self.scratch_owner = base / f"banger-{os.getuid()}"
+        self.scratch = self.scratch_owner / label
+        self.images = self.state / "images"
+        self.by_name = self.images / "by-name"
+        self.kernels = self.state / "kernels"
+        self.database = self.state / "records.db"
+        self.oci = self.cache / "oci"
+
+    # -- preparing and locking ------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the directories. Raises HostError when this user may not write there."""
+        with host_errors("the state and cache directories cannot be used"):
+            for directory in (self.by_name, self.kernels, self.oci):
+                directory.mkdir(parents=True, exist_ok=True)
+            for directory in (self.state, self.images, self.cache):
+                if not os.access(directory, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, "Permission denied", str(directory))
+
+    def prepare_scratch(self) -> None:
+        """Make the scratch directory: private, ours, and no one else's trap in a shared /tmp."""
+        with host_errors("the scratch directory cannot be used"):
+            self.scratch_owner.mkdir(mode=0o700, parents=True, exist_ok=True)
+            info = self.scratch_owner.lstat()
+            if info.st_uid != os.getuid() or info.st_mode & 0o077:
+                raise HostError(
+                    f"{self.scratch_owner} belongs to somebody else or is open to others",
+                    code=Code.NOT_PERMITTED,
+                    resolution="Remove it, or set TMPDIR to a directory of your own.",
+                    retryable=False,
+                )
+            self.scratch.mkdir(mode=0o700, exist_ok=True)
+
+    @contextmanager
+    def writer(self) -> Iterator[None]:
+        """Be the one writer. Raises Busy, naming the holder, when another process is."""
+        with host_errors("the lock cannot be taken"):
+            lock = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = _lock_holder(os.fstat(lock))
+                raise Busy(
+                    f"another banger-reconcile works on {self.state}: {holder}",
+                    resolution="Wait until it is done, or use another --state-dir.",
+                ) from None
+            yield
+        finally:
+            os.close(lock)
+
+    # -- paths ----------------------------------------------------------------------------------
+
+    def artifact(self, image_id: str) -> Path:
+        """The published directory of an id."""
+        return self.images / image_id
+
+    def staging(self, image_id: str) -> Path:
+        """Where the artifact of an id is made."""
+        return self.images / f"{image_id}{STAGING_SUFFIX}"
+
+    def scratch_for(self, flatten_key: str) -> Path:
+        """The scratch directory of one flatten key."""
+        return self.scratch / flatten_key[:32]
+
+    def artifact_ids(self) -> list[str]:
+        """The ids that have a published directory, whole or not."""
+        return [p.name for p in self._image_entries() if not p.name.endswith(STAGING_SUFFIX)]
+
+    def staging_ids(self) -> list[str]:
+        """The ids that have a staging directory."""
+        found = (p.name for p in self._image_entries() if p.name.endswith(STAGING_SUFFIX))
+        return [name.removesuffix(STAGING_SUFFIX) for name in found]
+
+    def _image_entries(self) -> list[Path]:
+        try:
+            entries = sorted(self.images.iterdir())
+        except FileNotFoundError:
+            return []
+        return [p for p in entries if _is_id(p.name.removesuffix(STAGING_SUFFIX))]
+
+    def names(self) -> dict[str, str]:
+        """name -> id, as the by-name links say it."""
+        try:
+            links = [link for link in self.by_name.iterdir() if link.is_symlink()]
+        except FileNotFoundError:
+            return {}
+        targets = {link.name: link.readlink().name for link in links}
+        return {name: target for name, target in sorted(targets.items()) if _is_id(target)}
+
+    # -- artifacts ------------------------------------------------------------------------------
+
+    def manifest(self, directory: Path) -> Manifest | None:
+        """The manifest in an artifact or staging directory; None when absent or damaged."""
+        try:
+            return Manifest.model_validate_json((directory / MANIFEST).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def fingerprints(self, directory: Path) -> dict[str, Fingerprint]:
+        """What a cheap look can tell of an artifact's files: nothing is read."""
+        found: dict[str, Fingerprint] = {}
+        for name in (ROOTFS, KERNEL, INITRD, MODULES, MANIFEST):
+            try:
+                info = (directory / name).lstat()
+            except OSError:
+                continue
+            size = 0 if name == MODULES else info.st_size
+            found[name] = (size, info.st_mtime_ns, info.st_ino)
+        return found
+
+    def damaged_files(self, directory: Path, manifest: Manifest) -> dict[str, str]:
+        """Read every file back: name -> what is wrong with it. Empty means whole."""
+        return {
+            name: problem
+            for name, entry in manifest.files.items()
+            if (problem := _file_problem(directory / name, entry))
+        }
+
+    def in_use(self, image_id: str) -> bool:
+        """True when a process has a file of this artifact open."""
+        directory = self.artifact(image_id)
+        return any(is_open_elsewhere(directory / name) for name in (ROOTFS, KERNEL, INITRD))
+
+    def publish(self, image_id: str, manifest: Manifest) -> None:
+        """Turn staging into the artifact: sync, one rename, sync. An older one is swapped out.
+
+        The order is the promise: the image's bytes, the manifest, the staging directory, the
+        rename, the parent directory. What was there before ends in staging, to be discarded.
+        """
+        staging, final = self.staging(image_id), self.artifact(image_id)
+        with host_errors(f"publishing {final} failed"):
+            for name in (ROOTFS, KERNEL, INITRD):
+                if (staging / name).exists():
+                    (staging / name).chmod(0o444)
+                    sync_file(staging / name)
+            document = manifest.model_dump(mode="json")
+            text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=True) + "\n"
+            write_durably(staging / MANIFEST, text.encode(), 0o444)
+            (staging / JOURNAL).unlink(missing_ok=True)
+            sync_directory(staging)
+            try:
+                rename_new(staging, final)
+            except FileExistsError:
+                rename_exchange(staging, final)
+            sync_directory(self.images)
+
+    def switch(self, name: str, image_id: str) -> None:
+        """Let `images/by-name/<name>` point at an artifact."""
+        with host_errors(f"the link of {name} cannot be switched"):
+            switch_link(self.by_name / name, f"../{image_id}")
+
+    def unname(self, name: str) -> None:
+        """Remove the by-name link of a name that is no more."""
+        with host_errors(f"the link of {name} cannot be removed"):
+            (self.by_name / name).unlink(missing_ok=True)
+            sync_directory(self.by_name)
+
+    def remove(self, path: Path) -> None:
+        """Remove one object of ours below images/, scratch or the cache."""
+        with host_errors(f"{path} cannot be removed"):
+            remove_tree(path)
+
+    # -- the journal of a staging directory -----------------------------------------------------
+
+    def read_journal(self, image_id: str) -> dict[str, str]:
+        """stage -> proof, as far as an interrupted build came; {} when nothing can be trusted."""
+        try:
+            document = json.loads((self.staging(image_id) / JOURNAL).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(document, dict):
+            return {}
+        return {k: v for k, v in document.items() if isinstance(k, str) and isinstance(v, str)}
+
+    def write_journal(self, image_id: str, journal: dict[str, str]) -> None:
+        """Note which outputs in staging are whole, each with the digest that proves it."""
+        with host_errors("the journal of the build cannot be written"):
+            text = json.dumps(journal, indent=2, sort_keys=True)
+            write_durably(self.staging(image_id) / JOURNAL, text.encode())
+
+
+def _is_id(name: str) -> bool:
+    return len(name) == 32 and all(c in "0123456789abcdef" for c in name)
+
+
+def _file_problem(path: Path, entry: FileEntry) -> str | None:
+    try:
+        info = path.lstat()
+        if not path.is_file() or path.is_symlink():
+            return "is no regular file"
+        if info.st_size != entry.size:
+            return f"has {info.st_size} bytes instead of {entry.size}"
+        digest = digest_like(path, entry.digest)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None if digest == entry.digest else "has other content than was published"
+
+
+def digest_like(path: Path, known: str) -> str:
+    """The digest of a file, in the same form as `known`: sparse or plain."""
+    return sparse_digest(path) if known.startswith("sha256-4m:") else file_digest(path)
+
+
+def _lock_holder(lock: os.stat_result) -> str:
+    """The process that holds a flock, from /proc/locks: nothing is written into the lock file."""
+    wanted = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
+    try:
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if "FLOCK" in fields and "->" not in fields and wanted in fields:
+                pid = fields[4]
+                command = Path(f"/proc/{pid}/comm").read_text().strip()
+                return f"process {pid} ({command})"
+    except (OSError, IndexError):
+        pass
+    return "a process that cannot be named from here"

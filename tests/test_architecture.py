@@ -1,0 +1,139 @@
+"""The rooms and who may enter: layers, owners of libraries, purity, size of modules."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "reconciler"
+
+# Top to bottom. A module imports only from lines below its own; modules on one line are neighbours
+# that may use each other.
+LAYERS = """
+__main__
+cli
+render
+report progress
+reconcile
+apply
+observe
+pipeline
+stages.*
+room
+collection
+plan
+events
+records store
+kernel kernel_image
+guest.*
+tools debugfs ext4 ext4_size ext4_xattr imagefile
+config config_schema config_problems config_file
+oci.*
+files
+sizes durations
+model
+errors
+__init__
+"""
+
+OWNERS = {
+    "subprocess": {"tools"},
+    "httpx": {"oci.registry"},
+    "tomli": {"config"},
+    "sqlite3": {"records"},
+    "watchfiles": {"watch"},
+    "isal": {"oci.compression"},
+    "backports": {"oci.compression"},
+    "rich": {"render", "progress", "cli"},
+    "click": {"cli"},
+    "structlog": {"events"},
+}
+
+PURE = ["plan", "collection", "model", "errors", "sizes", "oci.reference", "oci.merge", "report"]
+IMPURE = {"os", "io", "time", "random", "logging", "shutil", "tempfile", "subprocess", "socket"}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__") or "__init__"] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path, *, typing: bool) -> set[str]:
+    """Modules that a file imports; without those for type checking only, unless `typing`."""
+    tree = ast.parse(path.read_text())
+    hidden = [
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    ]
+    found = set()
+    for node in ast.walk(tree):
+        if not typing and node in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def level(name: str) -> int:
+    for number, line in enumerate(LAYERS.strip().splitlines()):
+        for pattern in line.split():
+            if name == pattern or (pattern.endswith(".*") and f"{name}.".startswith(pattern[:-1])):
+                return number
+    pytest.fail(f"{name} has no place in LAYERS: give it one")
+
+
+def test_every_line_of_the_layers_is_a_module() -> None:
+    for pattern in LAYERS.split():
+        prefix = pattern.removesuffix(".*")
+        assert any(n == prefix or n.startswith(f"{prefix}.") for n in MODULES), pattern
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_downwards(name: str) -> None:
+    for imported in imports(MODULES[name], typing=False):
+        target = imported.removeprefix("reconciler.")
+        if imported.startswith("reconciler.") and target in MODULES:
+            assert level(target) >= level(name), f"{name} imports {target}, which stands above it"
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_has_one_owner(library: str) -> None:
+    users = {
+        name
+        for name, path in MODULES.items()
+        for imported in imports(path, typing=False)
+        if imported.split(".")[0] == library
+    }
+    assert users <= OWNERS[library]
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_reach_for_nothing(name: str) -> None:
+    used = {imported.split(".")[0] for imported in imports(MODULES[name], typing=False)}
+    assert not used & IMPURE
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_says_why_and_stays_readable(name: str) -> None:
+    text = MODULES[name].read_text()
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "no module docstring"
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= 60, f"{node.name} has {lines} lines"
+        assert not isinstance(node, ast.Assert), f"assert at line {getattr(node, 'lineno', 0)}"
