@@ -74,7 +74,7 @@ class Verbs(click.Group):
             click.Context(default, parent=ctx, ignore_unknown_options=True)
         )
         verb = parser.parse_args(list(args))[0].get("config")
-        if verb not in self.commands:
+        if not isinstance(verb, str) or verb not in self.commands:
             return [DEFAULT_VERB, *args]
         position = args.index(verb)
         return [verb, *args[:position], *args[position + 1 :]]

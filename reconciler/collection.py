@@ -71,11 +71,16 @@ class Collection:
     kept: tuple[Removal, ...] = field(default_factory=tuple)
 
 
-def references(records: Iterable[Record], plan: Plan | None) -> References:
-    """Everything that the records, and the wanted images of a plan, stand on."""
+def references(
+    records: Iterable[Record], plan: Plan | None, documents: frozenset[str] = frozenset()
+) -> References:
+    """Everything that the records, and the wanted images of a plan, stand on.
+
+    documents: digests of what the wanted references were resolved through, indexes for one.
+    """
     records = tuple(records)
     ids = {record.id for record in records}
-    blobs = {digest for record in records for digest in record.blobs}
+    blobs = set(documents).union(*(record.blobs for record in records))
     for record in records:
         ids.update(record.previous[: record.retain])
     for image in plan.images if plan else ():

@@ -18,7 +18,7 @@ from reconciler.errors import BangerError
 from reconciler.files import allocated, is_open_elsewhere
 from reconciler.guest.assets import assets_digest
 from reconciler.kernel import KernelStore
-from reconciler.model import DesiredImage, ImageSpec, PinnedImage, Record, Stage
+from reconciler.model import DesiredImage, ImageSpec, KernelTriple, Record, Stage
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.source import Sources
 from reconciler.plan import Artifact, Observed, Unresolved
@@ -48,17 +48,19 @@ class Surveyor:
     def _pin(self, spec: ImageSpec, vsock_port: int) -> DesiredImage | Unresolved:
         stage = Stage.RESOLVE
         try:
-            pinned = self._resolve(spec)
+            pinned = resolve.run(spec, self.sources)
             stage = Stage.KERNEL
-            kernel = self.kernels.identify(spec.kernel_ref) if spec.kernel_ref else None
+            kernel = self._identify(spec)
             stage = Stage.GUEST
             guest = assets_digest(spec.platform) if spec.guest else None
         except BangerError as error:
             return Unresolved(spec, stage, error)
         return DesiredImage(spec, pinned, kernel, guest, vsock_port)
 
-    def _resolve(self, spec: ImageSpec) -> PinnedImage:
-        return resolve.run(spec, self.sources)
+    def _identify(self, spec: ImageSpec) -> KernelTriple | None:
+        if spec.kernel_ref is None:
+            return None
+        return self.kernels.identify(spec.kernel_ref, spec.platform)
 
     def observed(
         self, wanted: tuple[DesiredImage | Unresolved, ...], contents: Contents
@@ -179,9 +181,9 @@ class Surveyor:
         for name in store.names():
             yield _holding(Kind.LINK, name, store.by_name / name, now)
         for digest, path, size, mtime in self.blobs.listing():
-            yield Holding(Kind.BLOB, digest, path, _age(now, mtime), size)
+            yield Holding(Kind.BLOB, digest, path, _age(now, mtime / 1e9), size)
         for path, size, mtime in self.blobs.leftovers():
-            yield Holding(Kind.PARTIAL, path.name, path, _age(now, mtime), size)
+            yield Holding(Kind.PARTIAL, path.name, path, _age(now, mtime / 1e9), size)
 
 
 def _holding(kind: Kind, key: str, path: Path, now: float, *, in_use: bool = False) -> Holding:

@@ -212,7 +212,9 @@ def _collect(
     known = services.store.database.exists() or services.store.names()
     if known and (contents.unusable or contents.damaged):
         return Collected(errors=("nothing is collected: the records cannot be read",))
-    stays = references(contents.records.values(), plan)
+    specs = [image.desired.spec for image in plan.images if image.desired] if plan else []
+    documents = services.sources.documents(specs)
+    stays = references(contents.records.values(), plan, documents)
     found = plan_collection(surveyor.holdings(), stays, ages)
     if not dry_run:
         return collect(found, services.store, services.emit)

@@ -42,8 +42,9 @@ class Feed:
         }
 
     def put(self, digest: str, path: Path) -> None:
-        """Pull has verified this blob; it lies at `path`."""
-        self._blobs[digest].set_result(path)
+        """Pull has verified this blob; it lies at `path`. Layers may share a blob."""
+        if not self._blobs[digest].done():
+            self._blobs[digest].set_result(path)
 
     def fail(self, error: BaseException) -> None:
         """Pull has failed: whoever waits for a blob that did not come gets the error."""

@@ -23,7 +23,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +85,8 @@ class Store:
     def __init__(self, state: Path, cache: Path, scratch_base: Path | None = None) -> None:
         self.state = state.absolute()
         self.cache = cache.absolute()
-        base = (scratch_base or Path(tempfile.gettempdir())).absolute()
+        # not tempfile.gettempdir(): that writes a file to see whether it can
+        base = (scratch_base or Path(os.environ.get("TMPDIR") or "/tmp")).absolute()  # noqa: S108
         label = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:12]
         self.scratch_owner = base / f"banger-{os.getuid()}"
         self.scratch = self.scratch_owner / label

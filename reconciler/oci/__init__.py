@@ -1,0 +1,1 @@
+"""OCI images: references, registries and layouts in, verified bytes out."""

@@ -1,0 +1,130 @@
+"""What ext4 and Linux can keep of a merged tree; the rest is taken out, and listed.
+
+`oci.merge` calls it last. Nothing is dropped in silence: each kind of loss gives one line with a
+count and a first example, which ends in the manifest and the record as `not_carried`. What no line
+could excuse, such as more links than an inode can have, is an error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from reconciler.errors import ImageError
+from reconciler.model import printable
+from reconciler.oci.entries import Kind, Node, Tree
+
+_MAX_LINKS = 65_000
+"""Of an inode (EXT4_LINK_MAX in Linux); for a directory 64,998 subdirectories, `.` and `..`."""
+
+_MIN_MTIME, _MAX_MTIME = -(1 << 31), (1 << 34) - (1 << 31) - 1
+"""Seconds that an inode of 256 bytes holds: 34 bits, from 1901 to 2446."""
+
+_CAPABILITY = b"security.capability"
+_ACL = b"system.posix_acl_access"
+_DEFAULT_ACL = b"system.posix_acl_default"
+_USER = b"user."
+
+_XATTR_ROOM = 4096 - 32 - 4
+"""Bytes for the attributes of an inode: one block without its header and its end mark."""
+
+_MAX_NAME = 255
+_MAX_LINES = 100
+
+
+class _Losses:
+    """Losses by kind, so that an image with a label on each file gives one line."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, bytes] = {}
+
+    def add(self, what: str, path: bytes) -> None:
+        if what not in self._counts and len(self._counts) >= _MAX_LINES:
+            what = "other extended attributes"
+        self._counts[what] += 1
+        self._first.setdefault(what, path)
+
+    def lines(self) -> list[str]:
+        return [
+            f"{what}: {count} {'entry' if count == 1 else 'entries'}, first /{printable(path)}"
+            for what, count in self._counts.items()
+            for path in [self._first[what]]
+        ]
+
+
+def carry(root: Node, layers: list[str]) -> Tree:
+    """Count links, clamp times, sort out xattrs; the result holds what the filesystem will hold.
+
+    layers: what to call layer 1, 2, ... in errors; item 0 is unused. Raises ImageError.
+    """
+    tree = Tree(root)
+    losses = _Losses()
+    seen: set[Node] = set()
+    for path, node in tree.walk():
+        if node in seen:
+            node.nlink += 1
+        else:
+            seen.add(node)
+            _count(node)
+            _clamp(path, node, losses)
+            if node.xattrs:
+                _sort_out(path, node, losses)
+        if node.nlink > _MAX_LINKS:
+            raise ImageError(
+                f"{layers[node.layer]}: {printable(path)}: more than {_MAX_LINKS} links to it, "
+                "or subdirectories in it, which ext4 cannot hold"
+            )
+    tree.not_carried = losses.lines()
+    return tree
+
+
+def _count(node: Node) -> None:
+    directories = sum(child.kind is Kind.DIRECTORY for child in node.children.values())
+    node.nlink = 2 + directories if node.kind is Kind.DIRECTORY else 1
+
+
+def _clamp(path: bytes, node: Node, losses: _Losses) -> None:
+    seconds = node.mtime_ns // 1_000_000_000
+    if not _MIN_MTIME <= seconds <= _MAX_MTIME:
+        node.mtime_ns = (_MIN_MTIME if seconds < 0 else _MAX_MTIME) * 1_000_000_000
+        losses.add("mtime outside of 1901..2446, clamped", path)
+
+
+def _sort_out(path: bytes, node: Node, losses: _Losses) -> None:
+    """Keep the attributes that can be kept, capabilities and ACLs first, in one fixed order."""
+    kept: list[tuple[bytes, bytes]] = []
+    room = _XATTR_ROOM
+    for name, value in sorted(node.xattrs):
+        obstacle = _obstacle(node.kind, name, value)
+        need = 16 + -(-len(name) // 4) * 4 + -(-len(value) // 4) * 4
+        if obstacle is None and need > room:
+            obstacle = "(no room in the inode's block)"
+        if obstacle is not None:
+            losses.add(f"xattr {printable(name)} {obstacle}".rstrip(), path)
+        else:
+            room -= need
+            kept.append((name, value))
+    node.xattrs = tuple(kept)
+
+
+def _obstacle(kind: Kind, name: bytes, value: bytes) -> str | None:
+    """Why an attribute cannot be carried; None when it can. An empty reason: its class never is."""
+    if len(name) > _MAX_NAME or b"\0" in name:
+        return "(impossible name)"
+    if name == _CAPABILITY:
+        return None
+    if name == _ACL:
+        fits = kind is not Kind.SYMLINK and _is_acl(value)
+        return None if fits else "(malformed or misplaced)"
+    if name == _DEFAULT_ACL:
+        fits = kind is Kind.DIRECTORY and _is_acl(value)
+        return None if fits else "(malformed or misplaced)"
+    if name.startswith(_USER) and len(name) > len(_USER):
+        allowed = kind in (Kind.REGULAR, Kind.DIRECTORY)
+        return None if allowed else "(only files and directories have them)"
+    return ""
+
+
+def _is_acl(value: bytes) -> bool:
+    """The form of a system call: version 2, then entries of 8 bytes (linux/posix_acl_xattr.h)."""
+    return value[:4] == b"\2\0\0\0" and len(value) > 4 and len(value) % 8 == 4

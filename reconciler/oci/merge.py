@@ -1,0 +1,306 @@
+"""The merge of layers as data: tar headers in, a tree of nodes out. It touches no file.
+
+A builder feeds it layer after layer, oldest first: `begin_layer`, `add` for each header in order
+of the stream, `end_layer`, and `finish` at the end. The rules are those of the OCI image
+specification ("Image Layer Filesystem Changeset"): entries are replayed in order and the later one
+wins; a whiteout takes away what *lower* layers put there and nothing of its own layer, wherever in
+its layer it stands. For that the merge remembers which names the current layer has placed; names
+and not nodes, because a name of this layer may be a hardlink to a file of a lower one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.errors import ImageError
+from reconciler.model import printable
+from reconciler.oci.carry import carry
+from reconciler.oci.entries import Header, Kind, Node, Tree, Walk, components, follow
+from reconciler.oci.limits import Limits, exceeded
+
+__all__ = ["Header", "Kind", "Merge", "Node", "Tree"]
+
+_MAX_NAME = 255
+_MAX_PATH = 1024
+_MAX_DEPTH = 128
+_MAX_TARGET = 4095
+_MAX_FILE = (1 << 44) - (1 << 12)
+"""Bytes of the largest file in ext4 with blocks of 4 KiB: 2^32 - 1 blocks."""
+
+_MAX_LINK_STEPS = 10_000_000
+"""Names out of the targets of links followed, over the whole image; real images stay far below."""
+
+_WHITEOUT = b".wh."
+_OPAQUE = b".wh..wh..opq"
+_AUFS = frozenset({b".wh..wh.plnk", b".wh..wh.orph", b".wh..wh.aufs"})
+"""Bookkeeping of aufs that old engines left in layers; the first two are directories."""
+
+_IMPLIED = Header(b"", Kind.DIRECTORY, mode=0o755)
+"""The attributes of a directory that no header describes: 0755 0:0, at the epoch."""
+
+_MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
+"""Device numbers that Linux has (dev_t of 32 bits in the kernel)."""
+
+
+@dataclass(slots=True)
+class _Place:
+    """A directory into which entries of the current layer go.
+
+    mine: names in it that the current layer has placed. length: bytes of its path with a closing
+    slash, as spelt in the image or as it lies in the tree, whichever is more. depth: likewise.
+    """
+
+    node: Node
+    mine: set[bytes]
+    length: int
+    depth: int
+
+
+class Merge:
+    """Layers in, oldest first, a Tree out. Raises ImageError at the first thing that cannot be."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._root = Node(Kind.DIRECTORY)
+        self._names = ["the image"]
+        self._entries = 0
+        self._link_steps = 0
+        self.end_layer()
+
+    def begin_layer(self, name: str = "") -> None:
+        """The next layer starts; `name` is what errors call it ("layer 2" when empty)."""
+        self._names.append(name or f"layer {len(self._names)}")
+
+    def end_layer(self) -> None:
+        """The layer is complete: what it placed is from now on something that a whiteout hides."""
+        self._mine: dict[Node, set[bytes]] = {}
+        self._touched: set[Node] = set()
+        self._stripped: set[Node] = set()
+        self._places: dict[bytes, _Place] = {}
+
+    def add(self, header: Header) -> bool:
+        """Replay one entry. False when its payload is of no use: a whiteout, or ignored."""
+        self._entries += 1
+        if self._entries > self._limits.entries:
+            raise exceeded("entries", self._limits.entries, self._names[-1])
+        try:
+            return self._replay(header)
+        except ImageError as exc:
+            brief = f"{self._names[-1]}: {printable(header.path)}: {exc.brief}"
+            raise ImageError(brief, code=exc.code, resolution=exc.resolution) from exc
+
+    def finish(self) -> Tree:
+        """The merged tree, with what ext4 or Linux cannot keep taken out and listed."""
+        return carry(self._root, self._names)
+
+    def _replay(self, header: Header) -> bool:
+        directory, name = _split(header.path)
+        if not name:
+            if header.kind is not Kind.DIRECTORY:
+                raise ImageError("the root can only be a directory")
+            _dress(self._root, header)
+            return True
+        if name.startswith(_WHITEOUT):
+            self._whiteout(directory, name)
+            return False
+        linked = self._linked(header.target) if header.kind is Kind.HARDLINK else None
+        place = self._place(directory)
+        if place is None:
+            return False
+        if place.depth >= _MAX_DEPTH or place.length + len(name) > _MAX_PATH:
+            raise ImageError(f"path deeper than {_MAX_DEPTH} or longer than {_MAX_PATH} bytes")
+        if name == b"lost+found" and place.node is self._root:
+            _check_lost_and_found(header)
+        self._set(place, name, header, linked)
+        return True
+
+    def _set(self, place: _Place, name: bytes, header: Header, linked: Node | None) -> None:
+        place.mine.add(name)
+        old = place.node.children.get(name)
+        if old is not None:
+            if old.kind is Kind.DIRECTORY:
+                if header.kind is Kind.DIRECTORY:
+                    _dress(old, header)
+                    return
+                self._places.clear()
+            elif old.kind is Kind.SYMLINK:
+                self._places.clear()
+        place.node.children[name] = linked or _node(header, len(self._names) - 1)
+
+    def _linked(self, target: bytes) -> Node:
+        """The node that a hardlink to `target` names; a link at its end is not followed."""
+        shown = f"hardlink to {printable(target)}"
+        parts = components(target)
+        if b".." in parts:
+            raise ImageError(f"{shown}, which may lie outside the image")
+        if not parts:
+            raise ImageError(f"{shown}, which is no file")
+        walk = self._follow(parts[:-1])
+        node = None if walk.missing else walk.nodes[-1].children.get(parts[-1])
+        if node is None:
+            raise ImageError(f"{shown}, which does not exist")
+        if node.kind is Kind.DIRECTORY:
+            raise ImageError(f"{shown}, which is a directory")
+        return node
+
+    def _place(self, directory: bytes) -> _Place | None:
+        """Where entries of `directory` go; its missing parents are made. None: of no interest."""
+        place = self._places.get(directory)
+        if place is not None:
+            return place
+        parts = _parents(directory)
+        if parts is None:
+            return None
+        walk = self._follow(parts)
+        for name in walk.missing:
+            _check_name(name)
+            if name.startswith(_WHITEOUT):
+                raise ImageError("a link on the way leads to a directory named like a whiteout")
+            node = Node(Kind.DIRECTORY, layer=len(self._names) - 1)
+            self._mine_of(walk.nodes[-1]).add(name)
+            walk.nodes[-1].children[name] = node
+            walk.nodes.append(node)
+        self._touched.update(walk.nodes)
+        length = max(sum(map(len, names)) + len(names) for names in (parts, walk.names))
+        depth = max(len(parts), len(walk.names))
+        node = walk.nodes[-1]
+        place = self._places[directory] = _Place(node, self._mine_of(node), length, depth)
+        return place
+
+    def _mine_of(self, directory: Node) -> set[bytes]:
+        return self._mine.setdefault(directory, set())
+
+    def _follow(self, parts: list[bytes]) -> Walk:
+        walk = follow(self._root, parts)
+        self._link_steps += walk.steps
+        if self._link_steps > _MAX_LINK_STEPS:
+            raise ImageError("the image's symbolic links take too long to follow")
+        return walk
+
+    def _whiteout(self, directory: bytes, name: bytes) -> None:
+        hidden = name.removeprefix(_WHITEOUT)
+        if hidden in (b"", b".", b".."):
+            raise ImageError("a whiteout that names nothing")
+        parts = _parents(directory)
+        if parts is None or name in _AUFS:
+            return
+        walk = self._follow(parts)
+        if walk.missing:
+            return
+        self._places.clear()
+        if name == _OPAQUE:
+            self._strip(walk.nodes[-1])
+        else:
+            self._hide(walk.nodes[-1], hidden)
+
+    def _hide(self, directory: Node, name: bytes) -> None:
+        """Take away one name as far as lower layers made it; nothing when they did not."""
+        node = directory.children.get(name)
+        if node is None:
+            return
+        mine = name in self._mine.get(directory, ())
+        if node.kind is Kind.DIRECTORY and (mine or node in self._touched):
+            if not mine:
+                _dress(node, _IMPLIED)
+            self._strip(node)
+        elif not mine:
+            del directory.children[name]
+
+    def _strip(self, directory: Node) -> None:
+        """Take away all that lower layers put below a directory: each one once in a layer."""
+        todo = [directory]
+        while todo:
+            node = todo.pop()
+            if node in self._stripped:
+                continue
+            self._stripped.add(node)
+            mine = self._mine.get(node, set())
+            for name, child in list(node.children.items()):
+                if child.kind is Kind.DIRECTORY and (name in mine or child in self._touched):
+                    if name not in mine:
+                        _dress(child, _IMPLIED)
+                    todo.append(child)
+                elif name not in mine:
+                    del node.children[name]
+
+
+def _split(path: bytes) -> tuple[bytes, bytes]:
+    """The directory as it is spelt, and the last name; no name stands for the root itself."""
+    directory, _, name = path.rstrip(b"/").rpartition(b"/")
+    if name in (b"", b".", b".."):
+        *parents, name = components(path) or [b""]
+        if name == b"..":
+            raise ImageError("a path with `..` in it")
+        directory = b"/".join(parents)
+    _check_name(name)
+    return directory, name
+
+
+def _parents(directory: bytes) -> list[bytes] | None:
+    """The names in a directory's path; None when it is one of aufs' own, which are ignored."""
+    parts = components(directory)
+    for name in parts:
+        if name == b"..":
+            raise ImageError("a path with `..` in it")
+        if name.startswith(_WHITEOUT):
+            if parts[0] in _AUFS:
+                return None
+            raise ImageError("a directory named like a whiteout")
+        _check_name(name)
+    if len(parts) > _MAX_DEPTH or sum(map(len, parts)) + len(parts) > _MAX_PATH:
+        raise ImageError(f"path deeper than {_MAX_DEPTH} or longer than {_MAX_PATH} bytes")
+    return parts
+
+
+def _check_name(name: bytes) -> None:
+    if len(name) > _MAX_NAME:
+        raise ImageError(f"a name of more than {_MAX_NAME} bytes")
+    if b"\0" in name:
+        raise ImageError("a name with a NUL in it")
+
+
+def _check_lost_and_found(header: Header) -> None:
+    if header.kind is not Kind.DIRECTORY:
+        raise ImageError("lost+found in the root can only be a directory, e2fsck repairs into it")
+
+
+def _node(header: Header, layer: int) -> Node:
+    """The inode that a header describes. Raises ImageError when ext4 or Linux can have no such."""
+    size = header.size if header.kind is Kind.REGULAR else 0
+    content = header.content if header.kind is Kind.REGULAR else 0
+    target = b""
+    rdev = (0, 0)
+    if header.kind is Kind.SYMLINK:
+        target = header.target
+        size = len(target)
+        if not target or b"\0" in target or size > _MAX_TARGET:
+            raise ImageError(f"a symbolic link to nothing, to a NUL or over {_MAX_TARGET} bytes")
+    elif header.kind in (Kind.CHARACTER, Kind.BLOCK):
+        rdev = header.rdev
+        if not (0 <= rdev[0] <= _MAX_MAJOR and 0 <= rdev[1] <= _MAX_MINOR):
+            raise ImageError(f"device number {rdev[0]}:{rdev[1]}, which Linux does not have")
+    elif size > _MAX_FILE:
+        raise ImageError(f"a file of {size} bytes, more than ext4 can hold")
+    return Node(
+        header.kind,
+        header.mode,
+        header.uid,
+        header.gid,
+        header.mtime_ns,
+        size,
+        content,
+        target,
+        rdev,
+        header.xattrs,
+        1,
+        layer,
+    )
+
+
+def _dress(node: Node, header: Header) -> None:
+    """Give a directory the attributes of a header; what is in it stays."""
+    node.mode = header.mode
+    node.uid = header.uid
+    node.gid = header.gid
+    node.mtime_ns = header.mtime_ns
+    node.xattrs = header.xattrs

@@ -1,0 +1,296 @@
+"""Where images come from: one front for registries, mirrors and layouts.
+
+`stages.resolve` pins an image with it, `stages.pull` fetches blobs, `stages.kernel` downloads
+files. Everything lands in the blob cache, verified by size and digest, before anybody reads it;
+after that nobody needs to know what kind of source it was.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from reconciler.errors import BangerError, Code, ImageError, RemoteError
+from reconciler.model import Descriptor, Emit, ImageSpec, PinnedImage, RegistryConfig, printable
+from reconciler.oci.auth import Ask, Keyring
+from reconciler.oci.blobs import BlobCache, Claim
+from reconciler.oci.documents import (
+    CONFIG_TYPES,
+    DOCUMENT_LIMIT,
+    Index,
+    Manifest,
+    choose,
+    parse_config,
+    parse_document,
+    pin,
+)
+from reconciler.oci.download import download
+from reconciler.oci.layout import Layout
+from reconciler.oci.reference import Reference, parse_reference
+from reconciler.oci.registry import Registry, Web
+from reconciler.oci.repository import Progress, Repository
+from reconciler.oci.tags import TagMemory
+
+MAX_NESTING = 4
+"""Indexes within indexes."""
+MIRROR_REST = 60.0
+"""Seconds for which a mirror that is not available is not asked again."""
+
+_Result = TypeVar("_Result")
+
+
+class Sources:
+    """All sources of a configuration; safe to share between threads, closes connections on exit.
+
+    offline: no request leaves. ask: runs credential helpers, see `oci.auth.Ask`.
+    """
+
+    def __init__(
+        self,
+        registries: tuple[RegistryConfig, ...],
+        blobs: BlobCache,
+        emit: Emit,
+        *,
+        offline: bool = False,
+        ask: Ask | None = None,
+    ) -> None:
+        self._configured = {entry.host: entry for entry in registries}
+        self._blobs = blobs
+        self._emit = emit
+        self._offline = offline
+        self._tags = TagMemory(blobs.root / "tags")
+        self._web = Web(registries)
+        self._keyring = Keyring(registries, os.environ, ask)
+        self._lock = threading.Lock()
+        self._registries: dict[str, Registry] = {}
+        self._down: dict[str, float] = {}
+
+    def __enter__(self) -> Sources:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._web.close()
+
+    def resolve(self, spec: ImageSpec) -> PinnedImage:
+        """Pin an image: its manifest and config land in the blob cache.
+
+        A digest whose documents are cached, `pull = "never"` and offline make no request.
+        Raises ImageError, RemoteError, HostError.
+        """
+        ref = parse_reference(spec.ref)
+        top = self._top(ref, spec)
+        manifest, body = self._manifest(ref, spec, top)
+        config = self._document(ref, spec, body.config)
+        parsed = parse_config(config, f"{printable(ref.text)}: its config")
+        pinned = pin(manifest, body, parsed, spec.platform)
+        if not ref.path and not ref.digest:
+            self._tags.remember(str(ref), top)
+        return pinned
+
+    def fetch(self, spec: ImageSpec, descriptor: Descriptor, progress: Progress) -> Path:
+        """Bring one blob into the cache; returns its path. Nothing is fetched when it is there.
+
+        progress: called with the bytes there so far, also while waiting; it may raise to give up.
+        Wrong bytes are deleted and fetched once more, from the origin itself.
+        Raises RemoteError, ImageError, HostError.
+        """
+        ref = parse_reference(spec.ref)
+        try:
+            self._fill(ref, spec, descriptor, progress, origin_only=False)
+        except ImageError as error:
+            if error.code is not Code.DIGEST_MISMATCH or ref.path:
+                raise
+            try:
+                self._fill(ref, spec, descriptor, progress, origin_only=True)
+            except ImageError as again:
+                raise _sent_wrong(ref.host, again) from again
+        progress(descriptor.size)
+        return self._blobs.path(descriptor.digest)
+
+    def download(
+        self, url: str, sha256: str, destination: Path, progress: Callable[[int], None]
+    ) -> None:
+        """Fetch a file by URL, verified, atomically. Raises RemoteError, HostError."""
+        if self._offline:
+            raise _forbidden(printable(url.partition("?")[0]), "--offline")
+        note = partial(self._note, "download")
+        download(self._web, url, sha256, destination, progress=progress, note=note)
+
+    def documents(self, specs: Iterable[ImageSpec]) -> frozenset[str]:
+        """Digests of the indexes or manifests that these references stood for last.
+
+        For the collector: with them in the cache, the next resolve needs no download.
+        """
+        found = set()
+        for spec in specs:
+            ref = parse_reference(spec.ref)
+            known = self._known(ref)
+            if known:
+                found.add(known.digest)
+        return frozenset(found)
+
+    def _top(self, ref: Reference, spec: ImageSpec) -> Descriptor:
+        """The index or manifest that the reference stands for now."""
+        if ref.path:
+            entries = _layout(ref).entries(ref)
+            return choose(entries, spec.platform, printable(ref.text)).descriptor
+        known = self._known(ref)
+        if known and (ref.digest or self._offline or spec.pull == "never"):
+            return known
+        self._demand_online(spec, f"the manifest of {printable(ref.text)}")
+        return self._try(ref, partial(self._ask, ref, None if spec.pull == "always" else known))
+
+    def _known(self, ref: Reference) -> Descriptor | None:
+        found = self._blobs.known(ref.digest) if ref.digest else self._tags.recall(str(ref))
+        return found if found and self._blobs.has(found) else None
+
+    def _ask(self, ref: Reference, known: Descriptor | None, at: Repository) -> Descriptor:
+        if known and ref.tag and at.digest(ref.tag) == known.digest:
+            return known
+        raw, media_type = at.manifest(ref.digest or ref.tag or "latest")
+        if not ref.digest:
+            return self._blobs.add(raw, media_type)
+        return self._keep(at, Descriptor(media_type, ref.digest, len(raw)), raw)
+
+    def _manifest(
+        self, ref: Reference, spec: ImageSpec, top: Descriptor
+    ) -> tuple[Descriptor, Manifest]:
+        """Down from the top through indexes to the manifest for the platform."""
+        what = printable(ref.text)
+        for _ in range(MAX_NESTING):
+            body = parse_document(self._document(ref, spec, top), top.media_type, what)
+            if not isinstance(body, Index):
+                return top, body
+            top = choose(body.entries, spec.platform, what).descriptor
+        raise ImageError(f"{what} has indexes nested deeper than {MAX_NESTING}")
+
+    def _document(self, ref: Reference, spec: ImageSpec, descriptor: Descriptor) -> bytes:
+        """A small document, out of the cache when it is intact there."""
+        if descriptor.size > DOCUMENT_LIMIT:
+            brief = f"{printable(ref.text)}: {descriptor.digest} is over {DOCUMENT_LIMIT} bytes"
+            raise ImageError(brief, code=Code.LIMIT_EXCEEDED)
+        if self._blobs.has(descriptor):
+            # a damaged one is out of the way after this, and fetched again
+            with suppress(ImageError):
+                return self._blobs.read(descriptor, DOCUMENT_LIMIT)
+        if ref.path:
+            self._blobs.ingest(descriptor, _layout(ref).chunks(descriptor))
+        else:
+            self._demand_online(spec, f"{descriptor.digest} of {printable(ref.text)}")
+            self._try(ref, partial(self._get_document, descriptor))
+        return self._blobs.read(descriptor, DOCUMENT_LIMIT)
+
+    def _get_document(self, descriptor: Descriptor, at: Repository) -> Descriptor:
+        if descriptor.media_type in CONFIG_TYPES:
+            return self._keep(at, descriptor, at.document(descriptor))
+        return self._keep(at, descriptor, at.manifest(descriptor.digest)[0])
+
+    def _keep(self, at: Repository, descriptor: Descriptor, raw: bytes) -> Descriptor:
+        try:
+            self._blobs.ingest(descriptor, iter([raw]))
+        except ImageError as error:
+            raise _sent_wrong(at.registry.host, error) from error
+        return descriptor
+
+    def _fill(
+        self,
+        ref: Reference,
+        spec: ImageSpec,
+        descriptor: Descriptor,
+        progress: Progress,
+        *,
+        origin_only: bool,
+    ) -> None:
+        with self._blobs.claim(descriptor, lambda: progress(0)) as claim:
+            if claim is None:
+                return
+            if ref.path:
+                _copy(_layout(ref), claim, progress)
+                return
+            self._demand_online(spec, f"{descriptor.digest} of {printable(ref.text)}")
+            self._try(ref, lambda at: at.blob(claim, progress), origin_only=origin_only)
+
+    def _try(
+        self, ref: Reference, action: Callable[[Repository], _Result], *, origin_only: bool = False
+    ) -> _Result:
+        """The mirrors in order, then the origin, whose error is the one that is told."""
+        for mirror in () if origin_only else self._mirrors(ref):
+            try:
+                return action(mirror)
+            except RemoteError as error:
+                if error.retryable:
+                    self._down[mirror.registry.host] = time.monotonic() + MIRROR_REST
+        return action(self._repository(ref.host, ref.repository))
+
+    def _mirrors(self, ref: Reference) -> Iterator[Repository]:
+        entry = self._configured.get(ref.host)
+        for mirror in entry.mirrors if entry else ():
+            host, _, prefix = mirror.strip("/").partition("/")
+            if time.monotonic() < self._down.get(host, 0.0):
+                continue
+            yield self._repository(host, f"{prefix}/{ref.repository}" if prefix else ref.repository)
+
+    def _repository(self, host: str, name: str) -> Repository:
+        with self._lock:
+            if host not in self._registries:
+                configured = tuple(self._configured.values())
+                self._registries[host] = Registry(host, self._web, self._keyring, configured)
+            return Repository(self._registries[host], name, partial(self._note, host))
+
+    def _demand_online(self, spec: ImageSpec, what: str) -> None:
+        if self._offline:
+            raise _forbidden(what, "--offline")
+        if spec.pull == "never":
+            raise _forbidden(what, 'pull = "never"')
+
+    def _note(self, host: str, error: RemoteError, attempt: int, seconds: float) -> None:
+        self._emit(
+            "backoff.scheduled",
+            host=host,
+            attempt=attempt,
+            delay_seconds=round(seconds, 1),
+            error_code=error.code.value,
+            message=error.brief,
+        )
+
+
+def _layout(ref: Reference) -> Layout:
+    if ref.scheme != "oci":
+        raise ImageError(
+            f"{printable(ref.text)}: {ref.scheme} sources are not supported yet",
+            code=Code.REFERENCE_INVALID,
+            resolution=f"Convert it with `skopeo copy {printable(ref.text)} oci:DIR:TAG`.",
+        )
+    return Layout(Path(ref.path))
+
+
+def _copy(layout: Layout, claim: Claim, progress: Progress) -> None:
+    claim.restart()
+    for chunk in layout.chunks(claim.descriptor):
+        claim.write(chunk)
+        progress(claim.offset)
+
+
+def _sent_wrong(host: str, error: BangerError) -> RemoteError:
+    return RemoteError(f"{host} sent wrong bytes: {error.brief}", code=Code.DIGEST_MISMATCH)
+
+
+def _forbidden(what: str, by: str) -> RemoteError:
+    return RemoteError(
+        f"{what} is not in the cache, and {by} forbids to ask for it",
+        code=Code.OFFLINE,
+        retryable=False,
+        resolution="Run once without it.",
+    )

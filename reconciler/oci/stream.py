@@ -1,0 +1,107 @@
+"""A cursor over chunks of bytes: whole blocks for tar headers, pieces without a copy for payloads.
+
+`oci.tar` is its only user. It knows what a block and its padding are, and nothing of headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.errors import ImageError
+
+BLOCK = 512
+"""Bytes of a tar block: headers and payloads start at multiples of it."""
+
+
+class Stream:
+    """Where the parser stands. Raises ImageError when the chunks end in the middle of something."""
+
+    __slots__ = ("_base", "_chunks", "_data", "_left", "_pad", "_pos")
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._data = b""
+        self._pos = 0
+        self._base = 0
+        self._left = 0
+        self._pad = 0
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the stream that have been taken."""
+        return self._base + self._pos
+
+    def block(self) -> bytes:
+        """The next 512 bytes; none at all when the stream has ended before them."""
+        stop = self._pos + BLOCK
+        if stop > len(self._data):
+            return self._gather(BLOCK)
+        block = self._data[self._pos : stop]
+        self._pos = stop
+        return block
+
+    def _more(self) -> bool:
+        """Replace a used-up chunk by the next one that is not empty."""
+        for chunk in self._chunks:
+            if chunk:
+                self._base += len(self._data)
+                self._data = chunk
+                self._pos = 0
+                return True
+        return False
+
+    def _gather(self, count: int) -> bytes:
+        got = b""
+        while len(got) < count:
+            if self._pos == len(self._data) and not self._more():
+                if got:
+                    raise ImageError("the tar stream is cut short")
+                return b""
+            part = self._data[self._pos : self._pos + count - len(got)]
+            self._pos += len(part)
+            got += part
+        return got
+
+    def open(self, size: int) -> None:
+        """A payload of `size` bytes starts here."""
+        self._left = size
+        self._pad = -size % BLOCK
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The open payload, as far as it has not been read."""
+        while self._left:
+            if self._pos == len(self._data) and not self._more():
+                raise ImageError("the tar stream is cut short inside a file")
+            piece = memoryview(self._data)[self._pos : self._pos + self._left]
+            self._left -= len(piece)
+            self._pos += len(piece)
+            yield piece
+
+    def close(self) -> None:
+        """Skip what is left of the open payload, and its padding."""
+        stop = self._pos + self._left + self._pad
+        if stop <= len(self._data):
+            self._pos = stop
+            self._left = self._pad = 0
+            return
+        self._left += self._pad
+        self._pad = 0
+        for _ in self.pieces():
+            pass
+
+    def read(self, size: int) -> bytes:
+        """A whole payload of `size` bytes at once, padding skipped."""
+        self.open(size)
+        data = b"".join(self.pieces())
+        self.close()
+        return data
+
+    def is_zero_to_end(self) -> bool:
+        """Read all the rest; True when there is nothing in it but zeros."""
+        zero = True
+        while zero and (self._pos < len(self._data) or self._more()):
+            zero = not self._data[self._pos :].strip(b"\0")
+            self._pos = len(self._data)
+        while self._more():
+            self._pos = len(self._data)
+        return zero

@@ -1,0 +1,138 @@
+"""ext4: the staging tree becomes `rootfs.ext4`, by mkfs.ext4 -d on a file of the wanted size.
+
+Owners, modes, times and devices are those of the staging tree and wrong; `stages.ownership` mends
+them. Everything that mke2fs would take from its configuration, its version, the clock or chance is
+pinned here, so that equal layers and an equal size give equal bytes on any host.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+
+from reconciler.errors import Code, HostError, ImageError
+from reconciler.ext4_size import (
+    BLOCK,
+    LARGEST,
+    MIB,
+    SMALLEST,
+    Need,
+    inode_count,
+    journal_mib,
+    need_of,
+    required_size,
+    size_for,
+)
+from reconciler.files import host_errors
+from reconciler.guest.assets import asset_sizes
+from reconciler.imagefile import durable
+from reconciler.model import DesiredImage, key
+from reconciler.room import Room
+from reconciler.sizes import format_size
+
+__all__ = ["SMALLEST", "automatic_size", "required_size", "run"]
+
+_FEATURES = (
+    "has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,"
+    "large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
+)
+"""What every kernel from 4.14 on mounts and every e2fsprogs from 1.43 on checks: no orphan_file, no
+metadata_csum_seed. resize_inode stays, so that a guest can grow its filesystem while it runs."""
+
+_CONFIG = """[defaults]
+	base_features = sparse_super
+	default_mntopts = acl,user_xattr
+	enable_periodic_fsck = 0
+[fs_types]
+	ext4 = {
+		features = has_journal
+	}
+"""
+
+
+def run(image: DesiredImage, room: Room) -> None:
+    """Make `room.rootfs` from `room.host_tree`, and sync it.
+
+    Raises ImageError SIZE_TOO_SMALL with the size that would do before anything is made, HostError
+    when a tool or the disk fails. A file that is there is replaced.
+    """
+    if room.tree is None:
+        raise HostError("the ext4 stage was started before flatten", code=Code.INTERNAL)
+    need = need_of(room.tree)
+    extra = asset_sizes(image)
+    size = automatic_size(need, extra) if image.spec.size is None else image.spec.size
+    _check_size(size, size_for(need, extra))
+    config = room.scratch / "mke2fs.conf"
+    with host_errors("cannot write the configuration of mke2fs"):
+        config.write_text(_CONFIG, encoding="ascii")
+    with durable(room.rootfs, create=size) as descriptor:
+        room.tools.mkfs(
+            room.rootfs,
+            [*_options(image.keys.ext4, size, inode_count(need, size)), "-d", room.host_tree],
+            config,
+            checkpoint=_reporter(image, room, need.blocks * BLOCK, descriptor),
+        )
+
+
+def automatic_size(need: Need, extra: tuple[int, ...] = ()) -> int:
+    """The size for "auto": what is required, a quarter of it and 64 MiB, in steps of 64 MiB."""
+    required = size_for(need, extra)
+    wanted = required + required // 4 + 64 * MIB
+    return wanted + -wanted % (64 * MIB)
+
+
+def _check_size(size: int, required: int) -> None:
+    if size < required:
+        raise ImageError(
+            f"size {format_size(size)} is too small: the image needs {format_size(required)}",
+            code=Code.SIZE_TOO_SMALL,
+            resolution=f'Set size = "{format_size(required)}" or more, or size = "auto".',
+        )
+    if size % BLOCK:
+        lower, upper = size - size % BLOCK, size + -size % BLOCK
+        nearest = upper if lower < required or upper - size <= size - lower else lower
+        raise ImageError(
+            f"size {format_size(size)} is not a multiple of 4KiB",
+            code=Code.CONFIG_INVALID,
+            resolution=f'Set size = "{format_size(nearest)}".',
+        )
+    if size > LARGEST:
+        raise ImageError(
+            f"size {format_size(size)} is more than {format_size(LARGEST)}",
+            code=Code.CONFIG_INVALID,
+            resolution=f'Set a size of at most "{format_size(LARGEST)}".',
+        )
+
+
+def _options(stage_key: str, size: int, inodes: int) -> list[str]:
+    """The options of mke2fs, all of those on which the bytes depend.
+
+    No reserved blocks (-m 0): what a guest runs is root, whom the reserve would not stop. Tables
+    are complete (lazy_..=0): no thread in each first boot writes them, and zeros stay holes.
+    Nothing is discarded: the file is new.
+    """
+    extended = (
+        f"root_owner=0:0,hash_seed={_uuid('hash-seed', stage_key)},"
+        "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
+    )
+    return (
+        f"-q -F -T ext4 -b {BLOCK} -I 256 -N {inodes} -G 16 -m 0 -e continue "
+        f"-J size={journal_mib(size)} -O none,{_FEATURES} -U {_uuid('uuid', stage_key)} "
+        f"-E {extended}"
+    ).split()
+
+
+def _uuid(purpose: str, stage_key: str) -> uuid.UUID:
+    return uuid.UUID(hex=key(purpose, stage_key)[:32], version=4)
+
+
+def _reporter(image: DesiredImage, room: Room, total: int, descriptor: int) -> Callable[[], None]:
+    """The checkpoint of mkfs: stops when told to, and reports how far the file has grown."""
+
+    def checkpoint() -> None:
+        room.checkpoint()
+        done = min(total, os.fstat(descriptor).st_blocks * 512)
+        room.progress("ext4", image, done=done, total=total, unit="bytes")
+
+    return checkpoint

@@ -1,0 +1,166 @@
+"""Flatten: replay the layers into one tree, and lay it out as a staging tree for mkfs.ext4.
+
+Runs beside pull and takes each layer as soon as its blob is there. Payloads are spooled under
+serial numbers while the headers are merged, so that nothing from the image is a host path before
+the whole tree is known to be clean. Leaves `scratch/tree`, `scratch/metadata` and a marker.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+from reconciler.errors import Code, HostError
+from reconciler.files import host_errors, remove_tree
+from reconciler.model import DesiredImage
+from reconciler.oci.layers import layer_name, read_layer
+from reconciler.oci.limits import Limits
+from reconciler.oci.merge import Header, Merge, Tree
+from reconciler.oci.tar import Payload
+from reconciler.room import Room
+from reconciler.stages import flatten_metadata
+from reconciler.stages.flatten_tree import create_file, is_tree_whole, materialise, open_directory
+
+_PROGRESS_SECONDS = 0.1
+
+
+def run(image: DesiredImage, room: Room) -> None:
+    """Build the staging tree and the metadata map from scratch; sets `room.tree`.
+
+    Raises ImageError for what no filesystem can or should hold, LayerMismatch for a blob that is
+    not what the manifest says, HostError when the scratch directory cannot take it.
+    """
+    with host_errors(f"cannot unpack into {room.scratch}"):
+        data = _prepare(room.scratch)
+        tree = _merge(image, room, data)
+        with _disk_full(room.scratch, "the names of the image"):
+            materialise(tree, data, room.host_tree, room.checkpoint)
+            remove_tree(data)
+            flatten_metadata.save(tree, room.scratch)
+    room.tree = tree
+    room.not_carried.extend(tree.not_carried)
+
+
+def load(image: DesiredImage, room: Room) -> bool:
+    """Take up what an interrupted build of `image` left; False when it is not proven whole."""
+    tree = _proven(room.scratch)
+    if tree is None:
+        return False
+    room.tree = tree
+    room.not_carried.extend(tree.not_carried)
+    return True
+
+
+def is_whole(image: DesiredImage, scratch: Path) -> bool:
+    """True when `load` would succeed. `scratch` belongs to the flatten key of `image`."""
+    return _proven(scratch) is not None
+
+
+def _proven(scratch: Path) -> Tree | None:
+    tree = flatten_metadata.load(scratch)
+    return tree if tree is not None and is_tree_whole(tree, scratch / "tree") else None
+
+
+def _prepare(scratch: Path) -> Path:
+    """An empty scratch directory that hands nothing of the host down; returns the spool in it."""
+    remove_tree(scratch)
+    scratch.mkdir(mode=0o700)
+    for name in os.listxattr(scratch, follow_symlinks=False):
+        with suppress(OSError):  # a label of the host's security module cannot be taken off
+            os.removexattr(scratch, name, follow_symlinks=False)
+    scratch.chmod(0o700)
+    data = scratch / "data"
+    data.mkdir(mode=0o700)
+    return data
+
+
+def _merge(image: DesiredImage, room: Room, data: Path) -> Tree:
+    limits = Limits()
+    merge = Merge(limits)
+    serials = count(1)
+    progress = _Progress(image, room)
+    layers = image.pinned.layers
+    with open_directory(data) as spool:
+        for index, layer in enumerate(layers, 1):
+            name = layer_name(index, len(layers), layer)
+            blob = room.feed.get(layer.blob.digest)
+            merge.begin_layer(name)
+            with read_layer(blob, layer, name, limits, serials) as reader:
+                for header, payload in reader.entries:
+                    room.checkpoint()
+                    if merge.add(header) and header.content:
+                        _spool(header, payload, spool, room)
+                    progress.report(reader.position)
+            merge.end_layer()
+            progress.finish_layer(layer.blob.size)
+    return merge.finish()
+
+
+def _spool(header: Header, payload: Payload, directory: int, room: Room) -> None:
+    """Write one payload to the file of its serial number; holes stay holes."""
+    with _disk_full(room.scratch, f"a file of {header.size} bytes"):
+        descriptor = create_file(str(header.content), directory)
+        try:
+            hole = False
+            for piece in payload:
+                hole = isinstance(piece, int)
+                if isinstance(piece, int):
+                    os.lseek(descriptor, piece, os.SEEK_CUR)
+                else:
+                    _write(descriptor, piece)
+                room.checkpoint()
+            if hole:
+                os.ftruncate(descriptor, header.size)
+        finally:
+            os.close(descriptor)
+
+
+def _write(descriptor: int, piece: bytes | memoryview) -> None:
+    written = os.write(descriptor, piece)
+    while written < len(piece):
+        written += os.write(descriptor, piece[written:])
+
+
+@contextmanager
+def _disk_full(scratch: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise HostError(
+            f"{scratch}: no space left for {what}",
+            code=Code.DISK_FULL,
+            resolution="Free space there, or set TMPDIR to a directory that has more.",
+        ) from error
+
+
+class _Progress:
+    """Compressed bytes replayed so far, told at most ten times a second."""
+
+    def __init__(self, image: DesiredImage, room: Room) -> None:
+        self._image = image
+        self._room = room
+        self._total = sum(layer.blob.size for layer in image.pinned.layers)
+        self._before = 0
+        self._next = 0.0
+
+    def report(self, position: int) -> None:
+        """The current layer has been read up to `position`."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _PROGRESS_SECONDS
+            done = self._before + position
+            fields = {"done": done, "total": self._total, "unit": "bytes"}
+            self._room.progress("flatten", self._image, **fields)
+
+    def finish_layer(self, size: int) -> None:
+        """A layer of `size` bytes is complete."""
+        self._before += size
+        self._next = 0.0
+        self.report(0)

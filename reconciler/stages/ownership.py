@@ -1,0 +1,288 @@
+"""ownership: every inode of `rootfs.ext4` gets what the layers say of it, and is then read back.
+
+mkfs.ext4 copied names and content, but owner, mode and times of the builder's files, and empty
+files where devices belong. One debugfs script mends that, by inode number: our own reader tells
+which inode a path became, so no name of the image is ever part of a script. debugfs may fail in
+silence, therefore the proof is a clean e2fsck and a comparison of every inode with the tree.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
+from typing import NamedTuple
+
+from reconciler import ext4_dirent
+from reconciler.debugfs import Script
+from reconciler.errors import Code, HostError
+from reconciler.ext4 import LOST_AND_FOUND, ROOT_INODE, Filesystem, Inode
+from reconciler.ext4_xattr import ACL_NAMES, CAPABILITY, is_acl, normal_acl
+from reconciler.files import host_errors
+from reconciler.imagefile import durable, failure
+from reconciler.model import DesiredImage, printable
+from reconciler.oci.entries import Kind, Node, Tree
+from reconciler.room import Room
+from reconciler.tools import FAKE_TIME
+
+_TYPES = {
+    Kind.REGULAR: S_IFREG,
+    Kind.DIRECTORY: S_IFDIR,
+    Kind.SYMLINK: S_IFLNK,
+    Kind.CHARACTER: S_IFCHR,
+    Kind.BLOCK: S_IFBLK,
+    Kind.FIFO: S_IFIFO,
+}
+_ENTRY_TYPES = {
+    Kind.CHARACTER: ext4_dirent.CHARACTER,
+    Kind.BLOCK: ext4_dirent.BLOCK,
+    Kind.FIFO: ext4_dirent.FIFO,
+}
+_SET_BY_SCRIPT = (CAPABILITY, *ACL_NAMES)
+"""Attributes that only root may set on a file of the host; `user.*` comes with the staging tree."""
+
+_HOST_ATTRIBUTES = tuple(
+    f"security.{name}".encode()
+    for name in ("selinux", "ima", "evm", "apparmor", "SMACK64", "SMACK64EXEC")
+)
+"""Attributes that a host puts on new files by itself, and which must not travel into the image."""
+
+_PROOF = "the new filesystem is not what the image says"
+_SECOND = 1_000_000_000
+_SUSPECT = range(10737418240, 12884901888)
+"""Seconds from 2310 to 2378, which e2fsck takes for times before 1970 that an old bug wrote."""
+_LOST_AND_FOUND = Node(Kind.DIRECTORY, 0o700, mtime_ns=int(FAKE_TIME) * _SECOND, nlink=2)
+
+
+class Place(NamedTuple):
+    """One inode of the filesystem and the node that it must equal; `path` is its first name."""
+
+    path: bytes
+    inode: int
+    node: Node
+
+
+def run(image: DesiredImage, room: Room) -> None:
+    """Give every inode its attributes, sync, check, and read all of them back.
+
+    Raises HostError TOOL_FAILED naming the path and the field that differ, DISK_FULL when that is
+    the likely reason. A filesystem on which this stage failed must be made anew.
+    """
+    if room.tree is None:
+        raise HostError("the ownership stage was started before flatten", code=Code.INTERNAL)
+    with durable(room.rootfs) as descriptor, Filesystem(room.rootfs) as filesystem:
+        places = match(filesystem, room.tree)
+        _settle(places, room.not_carried)
+        room.checkpoint()
+        _apply(room, filesystem, places)
+        _correct_entries(descriptor, filesystem, places)
+    room.tools.e2fsck(room.rootfs, checkpoint=room.checkpoint)
+    verify(room.rootfs, places)
+
+
+def verify(rootfs: Path, places: list[Place]) -> None:
+    """Compare every inode with its node. Raises HostError naming the first field that differs."""
+    with Filesystem(rootfs) as filesystem:
+        for place in places:
+            if difference := _difference(filesystem, place):
+                raise failure(rootfs, f"{_PROOF}: {_shown(place.path)}: {difference}")
+
+
+def _settle(places: list[Place], not_carried: list[str]) -> None:
+    """Take out what neither e2fsck nor a kernel would let stand, and list it."""
+    times = lists = 0
+    for _, _, node in places:
+        if _SUSPECT.start <= node.mtime_ns // _SECOND < _SUSPECT.stop:
+            node.mtime_ns = _SUSPECT.start * _SECOND - 1
+            times += 1
+        for name, value in node.xattrs:
+            if name in ACL_NAMES and not is_acl(value):
+                node.xattrs = tuple(pair for pair in node.xattrs if pair[0] != name)
+                lists += 1
+    if times:
+        not_carried.append(f"mtime between 2310 and 2378, clamped: {times} times")
+    if lists:
+        not_carried.append(f"POSIX ACL that no kernel takes, dropped: {lists} times")
+
+
+def match(filesystem: Filesystem, tree: Tree) -> list[Place]:
+    """Which inode each node became: every inode once, the root first, `lost+found` included.
+
+    Raises HostError when the names or the hardlinks are not those of the tree.
+    """
+    places = [Place(b"", ROOT_INODE, tree.root)]
+    linked: dict[int, int] = {}
+    pending = [places[0]]
+    while pending:
+        parent = pending.pop()
+        for name, number, node in _children(filesystem, parent):
+            path = parent.path + b"/" + name if parent.path else name
+            if node.nlink > 1 and node.kind is not Kind.DIRECTORY:
+                if id(node) in linked:
+                    if linked[id(node)] != number:
+                        raise HostError(f"{_PROOF}: {_shown(path)}: links", code=Code.TOOL_FAILED)
+                    continue
+                linked[id(node)] = number
+            place = Place(path, number, node)
+            places.append(place)
+            if node.kind is Kind.DIRECTORY:
+                pending.append(place)
+    return places
+
+
+def _children(filesystem: Filesystem, parent: Place) -> list[tuple[bytes, int, Node]]:
+    """The entries of one directory beside their nodes: name, inode, node."""
+    found = filesystem.entries(filesystem.inode(parent.inode))
+    wanted = parent.node.children
+    if parent.inode == ROOT_INODE and LOST_AND_FOUND not in wanted:
+        wanted = wanted | {LOST_AND_FOUND: _LOST_AND_FOUND}
+    if found.keys() != wanted.keys():
+        name = min(found.keys() ^ wanted.keys())
+        state = "is missing" if name in wanted else "is in excess"
+        raise HostError(
+            f"{_PROOF}: {_shown(parent.path)}: {printable(name)} {state}", code=Code.TOOL_FAILED
+        )
+    return [(name, found[name], node) for name, node in sorted(wanted.items())]
+
+
+def _apply(room: Room, filesystem: Filesystem, places: list[Place]) -> None:
+    with (
+        host_errors("cannot write the ownership script"),
+        tempfile.TemporaryDirectory(prefix="ownership-", dir=room.scratch) as name,
+    ):
+        script = Script()
+        script.forget_writes()
+        values = Path(name)
+        for place in places:
+            inode = filesystem.inode(place.inode)
+            script.extend(_field_lines(inode, place.node))
+            _add_xattrs(script, values, inode, place.node, filesystem.xattrs(inode))
+        room.tools.debugfs_write(room.rootfs, script, values, checkpoint=room.checkpoint)
+
+
+def _field_lines(inode: Inode, node: Node) -> Iterator[str]:
+    """The lines for one inode: what it has already is left alone."""
+    where = f"sif <{inode.number}>"
+    mode = _TYPES[node.kind] | node.mode
+    if inode.mode != mode:
+        yield f"{where} mode {mode}"
+    if inode.uid != node.uid:
+        yield f"{where} uid {node.uid}"
+    if inode.gid != node.gid:
+        yield f"{where} gid {node.gid}"
+    time = encode_time(node.mtime_ns)
+    low, extra = time
+    for field, old in (("mtime", inode.mtime), ("atime", inode.atime), ("ctime", inode.ctime)):
+        if old != time:
+            yield f"{where} {field} @{low}"
+            if extra != old[1] or low >> 31:  # debugfs sets upper bits to match an unsigned number
+                yield f"{where} {field}_extra {extra}"
+    if node.kind in _ENTRY_TYPES:
+        first, second = encode_device(node)
+        yield f"{where} flags 0\n{where} block[0] {first}\n{where} block[1] {second}"
+
+
+@lru_cache(maxsize=4096)
+def encode_time(nanoseconds: int) -> tuple[int, int]:
+    """(low, extra) as unsigned numbers: 32 bits of seconds; 30 bits of ns above 2 more of seconds.
+
+    >>> encode_time(-1)
+    (4294967295, 3999999996)
+    """
+    seconds, rest = divmod(nanoseconds, _SECOND)
+    low = seconds & 0xFFFFFFFF
+    signed = low - (1 << 32) if low >> 31 else low
+    return low, rest << 2 | (seconds - signed) >> 32 & 3
+
+
+def encode_device(node: Node) -> tuple[int, int]:
+    """The first two words of a device's i_block: the old encoding where it suffices, as in Linux.
+
+    >>> encode_device(Node(Kind.CHARACTER, rdev=(1, 3)))
+    (259, 0)
+    """
+    if node.kind is Kind.FIFO:
+        return 0, 0
+    major, minor = node.rdev
+    if major < 256 and minor < 256:
+        return major << 8 | minor, 0
+    return 0, minor & 0xFF | major << 8 | (minor & 0xFFF00) << 12
+
+
+def _add_xattrs(
+    script: Script, values: Path, inode: Inode, node: Node, present: dict[bytes, bytes]
+) -> None:
+    """Set what only root could set in staging, and remove what the host added there."""
+    if not present and not node.xattrs:
+        return
+    wanted = _wanted_xattrs(node)
+    for name in _SET_BY_SCRIPT:
+        if name in wanted and present.get(name) != wanted[name]:
+            source = len(script)
+            (values / str(source)).write_bytes(dict(node.xattrs)[name])
+            script.set_xattr(inode.number, name.decode(), source)
+    for name in (*_SET_BY_SCRIPT, *_HOST_ATTRIBUTES):
+        if name in present and name not in wanted:
+            script.remove_xattr(inode.number, name.decode())
+
+
+def _wanted_xattrs(node: Node) -> dict[bytes, bytes]:
+    """The attributes as the filesystem gives them back."""
+    if not node.xattrs:
+        return {}
+    return {name: normal_acl(value) if name in ACL_NAMES else value for name, value in node.xattrs}
+
+
+def _correct_entries(descriptor: int, filesystem: Filesystem, places: list[Place]) -> None:
+    """Let the names of devices and FIFOs say what they are: see `ext4_dirent`."""
+    special = {place.inode: place.node.kind for place in places if place.node.kind in _ENTRY_TYPES}
+    if not special:
+        return
+    for place in places:
+        if place.node.kind is not Kind.DIRECTORY:
+            continue
+        directory = filesystem.inode(place.inode)
+        names = {
+            name: _ENTRY_TYPES[special[number]]
+            for name, number in filesystem.entries(directory).items()
+            if number in special
+        }
+        if names:
+            ext4_dirent.set_types(descriptor, filesystem, directory, names)
+
+
+def _difference(filesystem: Filesystem, place: Place) -> str:
+    """The first field in which an inode is not what its node says; empty when it equals it."""
+    node, inode = place.node, filesystem.inode(place.inode)
+    links = node.nlink
+    if place.inode == ROOT_INODE and LOST_AND_FOUND not in node.children:
+        links += 1
+    mode = _TYPES[node.kind] | node.mode
+    time = encode_time(node.mtime_ns)
+    found = (inode.mode, inode.uid, inode.gid, inode.mtime, inode.links)
+    wanted = (mode, node.uid, node.gid, time, links)
+    if found != wanted:
+        fields = ("mode", "uid", "gid", "mtime", "link count")
+        triples = zip(fields, found, wanted, strict=True)
+        return next(
+            f"{field} is {one}, not {other}" for field, one, other in triples if one != other
+        )
+    if (attributes := filesystem.xattrs(inode)) != _wanted_xattrs(node):
+        return f"attributes are {printable(str(attributes))}"
+    if node.kind is Kind.REGULAR and inode.size != node.size:
+        return f"size is {inode.size}, not {node.size}"
+    if node.kind is Kind.SYMLINK and (target := filesystem.target(inode)) != node.target:
+        return f"target is {printable(target)}, not {printable(node.target)}"
+    if node.kind in _ENTRY_TYPES and inode.rdev != _rdev(node):
+        return f"device numbers are {inode.rdev}, not {_rdev(node)}"
+    return ""
+
+
+def _rdev(node: Node) -> tuple[int, int]:
+    return (0, 0) if node.kind is Kind.FIFO else node.rdev
+
+
+def _shown(path: bytes) -> str:
+    return printable(b"/" + path)

@@ -1,0 +1,1 @@
+"""What several test modules share: images made by hand, registries on loopback."""
