@@ -22,6 +22,7 @@ from reconciler.errors import Code, HostError
 CHUNK = 4 << 20
 """Bytes in one chunk of a sparse digest."""
 
+_NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 _FICLONE = 0x40049409
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -116,7 +117,8 @@ def _renameat2(source: Path, destination: Path, flags: int) -> None:
 def clone_file(source: Path, destination: Path) -> None:
     """Copy a file by reflink where the filesystem can, else in the kernel, keeping holes; fsynced.
 
-    `destination` must not exist. Timestamps and modes are not kept.
+    `destination` must not exist; it gets mode 0644 and fresh times. It may lie on another
+    filesystem, which costs a copy through this process where the kernel has none.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with (
@@ -135,7 +137,12 @@ def clone_file(source: Path, destination: Path) -> None:
 
 def _copy_range(reader: int, writer: int, start: int, end: int) -> None:
     while start < end:
-        copied = os.copy_file_range(reader, writer, end - start, start, start)
+        try:
+            copied = os.copy_file_range(reader, writer, end - start, start, start)
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
+            copied = os.pwrite(writer, os.pread(reader, min(CHUNK, end - start), start), start)
         if copied == 0:
             raise OSError(errno.EIO, "the source became shorter while it was copied")
         start += copied
@@ -251,17 +258,16 @@ def allocated(path: Path) -> int:
 def remove_tree(path: Path) -> None:
     """Remove a directory tree of our own, modes of 0000 and all; links are never followed."""
     try:
-        entries = list(os.scandir(path))
-    except NotADirectoryError:
-        path.unlink()
-        return
+        info = path.lstat()
     except FileNotFoundError:
         return
-    except PermissionError:
+    if not stat.S_ISDIR(info.st_mode):
+        path.unlink()
+        return
+    if stat.S_IMODE(info.st_mode) & 0o700 != 0o700:
         path.chmod(0o700)
-        entries = list(os.scandir(path))
-    if entries:
-        path.chmod(0o700)
+    with os.scandir(path) as found:
+        entries = list(found)
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             remove_tree(Path(entry.path))

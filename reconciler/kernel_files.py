@@ -7,11 +7,9 @@ the bytes that were kept (docs/architecture.md, F19).
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
-import shutil
 import stat
 from collections import deque
 from collections.abc import Iterator
@@ -29,8 +27,6 @@ MOST_ENTRIES = 200_000
 _RELEASE = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9.+~_-]*")
 _CHUNK = 1 << 20
 _SYNCS = 16
-# where copying in the kernel is not to be had: other filesystem, old kernel, odd filesystem
-_COPY_ELSEWHERE = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +76,7 @@ def copy_file(source: Path, destination: Path) -> str:
 
     The copy is new, 0644 and fsynced. OSError passes through.
     """
-    try:
-        clone_file(source, destination)
-    except OSError as error:
-        if error.errno not in _COPY_ELSEWHERE:
-            raise
-        destination.unlink(missing_ok=True)
-        shutil.copyfile(source, destination)
-        sync_file(destination)
+    clone_file(source, destination)
     return file_digest(destination)
 
 

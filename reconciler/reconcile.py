@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from reconciler.apply import Collected, Outcome, apply, collect, restore_records
 from reconciler.collection import Ages, plan_collection, references
@@ -21,7 +22,7 @@ from reconciler.files import allocated
 from reconciler.kernel import KernelStore
 from reconciler.model import Emit, RegistryConfig
 from reconciler.observe import Surveyor
-from reconciler.oci.blobs import BlobCache
+from reconciler.oci.blobs import BlobCache, BorrowedBlobs
 from reconciler.oci.source import Sources
 from reconciler.pipeline import Services
 from reconciler.plan import Plan, make_plan
@@ -112,9 +113,12 @@ def reconcile(config: Config, host: Host) -> Pass:
 
 
 def preview(config: Config, host: Host) -> Pass:
-    """What `reconcile` would do. Writes nothing below the state directory, waits for no lock."""
+    """What `reconcile` would do. Leaves state and cache as they are, waits for no lock."""
     begin, started_at = time.monotonic(), timestamp()
-    with _services(config.registries, config, host) as services:
+    with (
+        TemporaryDirectory(prefix="banger-plan-") as aside,
+        _services(config.registries, config, host, aside=Path(aside)) as services,
+    ):
         surveyor = _surveyor(services)
         before = services.records.read()
         wanted = surveyor.wanted(config)
@@ -174,11 +178,18 @@ def new_id() -> str:
 
 @contextmanager
 def _services(
-    registries: tuple[RegistryConfig, ...], config: Config | None, host: Host
+    registries: tuple[RegistryConfig, ...],
+    config: Config | None,
+    host: Host,
+    *,
+    aside: Path | None = None,
 ) -> Iterator[Services]:
+    """What a pass works with. With `aside`, new documents land there instead of in the cache."""
     store = Store(host.state_dir, host.cache_dir)
     blobs = BlobCache(store.oci)
-    with Sources(registries, blobs, host.emit) as sources:
+    if aside:
+        blobs = BorrowedBlobs(blobs, aside)
+    with Sources(registries, blobs, host.emit, read_only=aside is not None) as sources:
         yield Services(
             store=store,
             records=Records(store.database),

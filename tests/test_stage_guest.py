@@ -42,7 +42,7 @@ def debian(**system: Node) -> Tree:
         b"systemd": directory(
             {b"system": directory(units, uid=3, gid=4, mode=0o2775, mtime_ns=3 * DAY + 12345)}
         ),
-        b"modules-load.d": directory(mtime_ns=7 * DAY),
+        b"modules-load.d": directory(mtime_ns=-DAY),
         b"passwd": file(100),
     }
     return tree_of(

@@ -158,7 +158,7 @@ def test_the_same_tree_gives_the_same_bytes_anywhere(tmp_path: Path) -> None:
     first = build(zoo(), tmp_path / "one", 16 * MIB)
     other = room_for(zoo(), tmp_path / "a longer way to go" / "two")
     disturb(other.host_tree)
-    ext4.run(desired(16 * MIB, name="other"), other)
+    ext4.run(desired(16 * MIB, retain=9, pull="always"), other)
     ownership.run(desired(16 * MIB), other)
     assert digest(first.rootfs) == digest(other.rootfs)
 
@@ -322,12 +322,8 @@ def test_many_devices_over_many_directory_blocks(tmp_path: Path) -> None:
 @as_root
 def test_a_full_disk_under_debugfs_is_told_as_such(tmp_path: Path) -> None:
     """debugfs ends with status 0 when it cannot write: the read-back notices."""
-    tree = tree_of(
-        {
-            b"f%05d" % i: file(0, xattrs=((b"security.capability", CAPABILITY * 20),))
-            for i in range(3000)
-        }
-    )
+    large = ((b"security.capability", CAPABILITY * 20),)  # a block for each
+    tree = tree_of({b"f%03d" % number: file(xattrs=large) for number in range(600)})
     room = room_for(tree, tmp_path)
     ext4.run(desired(64 * MIB), room)
     need = room.rootfs.stat().st_blocks * 512

@@ -84,6 +84,11 @@ class BlobCache:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def tags(self) -> Path:
+        """Where `oci.tags` keeps what tags stood for last."""
+        return self.root / "tags"
+
     def path(self, digest: str) -> Path:
         """Where the blob lies or would lie. Raises ImageError for what is no digest."""
         algorithm, _, encoded = check_digest(digest).partition(":")
@@ -192,6 +197,40 @@ class BlobCache:
             for entry in _scan(self.root / directory):
                 if directory == "quarantine" or not _in_use(Path(entry.path)):
                     yield Path(entry.path), *_allocated(entry)
+
+
+class BorrowedBlobs(BlobCache):
+    """A cache for looking only: reads what `lender` has, and keeps what is new under `root`.
+
+    The `plan` verb resolves through one of these, so that the real cache stays as it was.
+    """
+
+    def __init__(self, lender: BlobCache, root: Path) -> None:
+        super().__init__(root)
+        self._lender = lender
+
+    @property
+    def tags(self) -> Path:
+        """The lender's memory of tags."""
+        return self._lender.tags
+
+    def path(self, digest: str) -> Path:
+        """Where the lender has the blob; else where it lies, or would lie, under `root`."""
+        theirs = self._lender.path(digest)
+        return theirs if theirs.is_file() else super().path(digest)
+
+    def quarantine(self, digest: str) -> None:
+        """Nothing of the lender's is moved: a damaged blob is the next pass's to find."""
+        if self.path(digest).is_relative_to(self.root):
+            super().quarantine(digest)
+
+    def listing(self) -> Iterator[tuple[str, Path, int, int]]:
+        """The lender's blobs."""
+        return self._lender.listing()
+
+    def leftovers(self) -> Iterator[tuple[Path, int, int]]:
+        """The lender's partial and quarantined files."""
+        return self._lender.leftovers()
 
 
 @contextmanager

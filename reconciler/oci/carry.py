@@ -28,7 +28,7 @@ _XATTR_ROOM = 4096 - 32 - 4
 """Bytes for the attributes of an inode: one block without its header and its end mark."""
 
 _MAX_NAME = 255
-_MAX_LINES = 100
+MAX_LINES = 100
 
 
 class _Losses:
@@ -39,7 +39,7 @@ class _Losses:
         self._first: dict[str, bytes] = {}
 
     def add(self, what: str, path: bytes) -> None:
-        if what not in self._counts and len(self._counts) >= _MAX_LINES:
+        if what not in self._counts and len(self._counts) >= MAX_LINES:
             what = "other extended attributes"
         self._counts[what] += 1
         self._first.setdefault(what, path)

@@ -49,7 +49,8 @@ _Result = TypeVar("_Result")
 class Sources:
     """All sources of a configuration; safe to share between threads, closes connections on exit.
 
-    offline: no request leaves. ask: runs credential helpers, see `oci.auth.Ask`.
+    offline: no request leaves. read_only: what tags stand for is not remembered. ask: runs
+    credential helpers, see `oci.auth.Ask`.
     """
 
     def __init__(
@@ -59,13 +60,15 @@ class Sources:
         emit: Emit,
         *,
         offline: bool = False,
+        read_only: bool = False,
         ask: Ask | None = None,
     ) -> None:
         self._configured = {entry.host: entry for entry in registries}
         self._blobs = blobs
         self._emit = emit
         self._offline = offline
-        self._tags = TagMemory(blobs.root / "tags")
+        self._read_only = read_only
+        self._tags = TagMemory(blobs.tags)
         self._web = Web(registries)
         self._keyring = Keyring(registries, os.environ, ask)
         self._lock = threading.Lock()
@@ -95,7 +98,7 @@ class Sources:
         config = self._document(ref, spec, body.config)
         parsed = parse_config(config, f"{printable(ref.text)}: its config")
         pinned = pin(manifest, body, parsed, spec.platform)
-        if not ref.path and not ref.digest:
+        if not (ref.path or ref.digest or self._read_only):
             self._tags.remember(str(ref), top)
         return pinned
 
