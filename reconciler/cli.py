@@ -197,11 +197,10 @@ def _pass(options: Options, path: Path, *, dry_run: bool) -> NoReturn:
 @_common
 def status(options: Options) -> None:
     """Images, their artifacts and their last errors, from the records; needs no configuration."""
-    from reconciler.reconcile import read_status
     from reconciler.report import status_document
+    from reconciler.status import read_status
 
-    with _events(options) as events:
-        document = status_document(read_status(_host(options, events, threading.Event())))
+    document = status_document(read_status(options.state_dir, options.cache_dir))
     if options.json:
         _print_json(document)
     else:

@@ -93,6 +93,11 @@ class Inode(NamedTuple):
         return _nanoseconds(*self.crtime)
 
     @property
+    def has_xattrs(self) -> bool:
+        """True when it has extended attributes."""
+        return bool(self.xattr_offset or self.xattr_block)
+
+    @property
     def is_directory(self) -> bool:
         """True for a directory."""
         return stat.S_ISDIR(self.mode)

@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 from reconciler.apply import Collected, Outcome, apply, collect, restore_records
 from reconciler.collection import Ages, plan_collection, references
 from reconciler.config import Config
-from reconciler.files import allocated
 from reconciler.kernel import KernelStore
 from reconciler.model import Emit, RegistryConfig
 from reconciler.observe import Surveyor
@@ -152,23 +151,6 @@ def collect_now(host: Host, ages: Ages, *, dry_run: bool) -> Collected:
         with services.store.writer():
             contents = services.records.read()
             return _collect(surveyor, services, None, contents, ages, dry_run=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What the records say, and the bytes that each named artifact occupies."""
-
-    store: Store
-    contents: Contents
-    allocated: dict[str, int]
-
-
-def read_status(host: Host) -> Status:
-    """The `status` verb: needs no configuration, waits for nobody, writes nothing."""
-    store = Store(host.state_dir, host.cache_dir)
-    contents = Records(store.database).read()
-    records = contents.records.values()
-    return Status(store, contents, {r.name: allocated(store.artifact(r.id)) for r in records})
 
 
 def new_id() -> str:

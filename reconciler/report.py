@@ -6,16 +6,18 @@ keep `SCHEMA_VERSION`, a removal or a change of meaning raises it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from reconciler.apply import Collected, Outcome
 from reconciler.collection import Kind, Removal
 from reconciler.errors import BangerError
-from reconciler.model import Action, DesiredImage, Failure, Record
-from reconciler.pipeline import StageResult
+from reconciler.model import Action, DesiredImage, Failure, Record, Stage
 from reconciler.plan import ImagePlan
-from reconciler.reconcile import Pass, Status
 from reconciler.sizes import format_size
+
+if TYPE_CHECKING:
+    from reconciler.apply import Collected, Outcome
+    from reconciler.reconcile import Pass
+    from reconciler.status import Status
 
 SCHEMA_VERSION = "1"
 Document = dict[str, Any]
@@ -30,6 +32,8 @@ _COUNTED = {
     Action.ORPHAN: "orphaned",
     Action.SUSPEND: "suspended",
 }
+
+_PLANNED = {"created": "to create", "updated": "to update", "repaired": "to repair"}
 
 
 def pass_document(result: Pass) -> Document:
@@ -73,9 +77,10 @@ def summary(result: Pass) -> dict[str, int]:
 
 
 def summary_line(result: Pass) -> str:
-    """The summary in words, zeros left out: `1 created, 2 unchanged`."""
+    """The summary in words, zeros left out: `1 created, 2 unchanged`; of a plan, `1 to create`."""
+    words = _PLANNED if result.mode == "plan" else {}
     counts = summary(result)
-    said = [f"{n} {word}" for word, n in counts.items() if n and word != "desired"]
+    said = [f"{n} {words.get(word, word)}" for word, n in counts.items() if n and word != "desired"]
     return ", ".join(said) or "no images"
 
 
@@ -112,18 +117,19 @@ def _spec_ref(plan: ImagePlan) -> str | None:
 
 def stage_documents(plan: ImagePlan, outcome: Outcome | None) -> list[Document]:
     """The stages of one image: what was planned, and what came of it where something did."""
-    planned = (StageResult(s.stage, s.run, "planned", s.reason) for s in plan.steps)
-    results = outcome.stages if outcome else tuple(planned)
-    return [
-        {
-            "name": result.stage.value,
-            "action": "run" if result.run else "skip",
-            "status": result.status,
-            "reason": result.reason,
-            "duration_seconds": round(result.seconds, 3),
-        }
-        for result in results
-    ]
+    if outcome is None:
+        return [_stage(s.stage, s.run, "planned", s.reason, 0.0) for s in plan.steps]
+    return [_stage(s.stage, s.run, s.status, s.reason, s.seconds) for s in outcome.stages]
+
+
+def _stage(stage: Stage, run: bool, status: str, reason: str, seconds: float) -> Document:
+    return {
+        "name": stage.value,
+        "action": "run" if run else "skip",
+        "status": status,
+        "reason": reason,
+        "duration_seconds": round(seconds, 3),
+    }
 
 
 def conditions(record: Record | None, failure: Failure | None) -> list[Document]:

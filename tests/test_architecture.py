@@ -16,7 +16,7 @@ __main__
 cli
 render
 report progress
-reconcile
+reconcile status
 apply
 observe
 pipeline
@@ -26,9 +26,9 @@ collection
 plan
 events
 records store
-kernel kernel_image
+kernel kernel_parts kernel_files kernel_image
 guest.*
-tools debugfs ext4 ext4_size ext4_xattr imagefile
+tools debugfs ext4 ext4_size ext4_dirent ext4_xattr imagefile
 config config_schema config_problems config_file
 oci.*
 files

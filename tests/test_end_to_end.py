@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
+import shlex
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
+import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import unprivileged
 from support.images import LayerBytes, directory, file, make_layout, push, symlink, tar
 from support.kernels import bzimage
-from support.program import Program, snapshot
+from support.program import Program, Result, snapshot
 from support.registry import RunningRegistry
 
 from reconciler.oci.blobs import BlobCache
@@ -446,6 +455,113 @@ class TestBadInput:
             assert program.run("plan", config).code == 0
             assert program.run("status").code == 0
             holder.kill()
+
+
+class TestHost:
+    """What the machine lacks, said plainly."""
+
+    def with_mke2fs(self, program: Program, config: Path, stand_in: str, mode: int) -> Result:
+        """A pass on a machine whose mke2fs is `stand_in`, in a mount namespace of its own."""
+        if os.geteuid() != 0:
+            pytest.skip("a mount namespace needs root here")
+        fake = program.root / "mke2fs"
+        fake.write_text(stand_in)
+        fake.chmod(mode)
+        real = Path(shutil.which("mke2fs", path="/usr/sbin:/sbin") or "").resolve()
+        argv = shlex.join(program.argv(config, "--json"))
+        script = f"mount --bind {fake} {real} && exec {argv}"
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", script],
+            env=program.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def test_e2fsprogs_missing(self, program: Program, config: Path) -> None:
+        result = self.with_mke2fs(program, config, "", 0o644)
+        assert result.code == 1
+        error = result.images["web"]["error"]
+        assert error["code"] == "tool-missing"
+        assert "e2fsprogs" in error["message"] + error["hint"]
+        assert not list((program.state / "images").glob("*.staging"))
+
+    def test_e2fsprogs_too_old(self, program: Program, config: Path) -> None:
+        old = "#!/bin/sh\necho 'mke2fs 1.42.13 (17-May-2015)' >&2\n"
+        result = self.with_mke2fs(program, config, old, 0o755)
+        assert result.code == 1
+        error = result.images["web"]["error"]
+        assert error["code"] == "tool-too-old"
+        assert "1.43" in error["message"] + error["hint"]
+        assert not list((program.state / "images").glob("*.staging"))
+
+    def test_no_write_permission(self, tmp_path: Path, layout: Path) -> None:
+        with unprivileged.home() as home:
+            shutil.copytree(layout, home / "web")
+            (home / "locked").mkdir(mode=0o555)
+            config = write_config(home / "banger.toml", {"name": "web", "ref": "oci:web:1"})
+            argv = [sys.executable, "-m", "reconciler", "--state-dir", "locked/state", config]
+            env = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+            result = unprivileged.run(argv, home, env)
+            assert result.returncode == 1
+            assert "locked" in result.stderr
+            assert "Traceback" not in result.stderr
+            assert not list((home / "locked").iterdir())
+
+
+class TestTerminal:
+    def on_a_terminal(self, program: Program, config: Path, **env: str) -> str:
+        """What a pass writes to a terminal of 100 columns."""
+        leader, follower = pty.openpty()
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        environment = {**program.environment, "TERM": "xterm", **env}
+        with subprocess.Popen(
+            program.argv(config), env=environment, stdout=follower, stderr=follower
+        ) as child:
+            os.close(follower)
+            said = b""
+            with contextlib.suppress(OSError):  # the last reader of a terminal gets EIO
+                while piece := os.read(leader, 65536):
+                    said += piece
+            os.close(leader)
+        assert child.returncode == 0
+        return said.decode()
+
+    def test_stages_and_layers_are_drawn(self, program: Program, config: Path) -> None:
+        said = self.on_a_terminal(program, config)
+        for word in ("web  pull", "web  flatten", "web  ext4", "web: ready", "1 created"):
+            assert word in said
+        assert "\x1b[3" in said
+
+    @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+    def test_no_colour_where_none_is_wanted(
+        self, program: Program, config: Path, env: dict[str, str]
+    ) -> None:
+        said = self.on_a_terminal(program, config, **env)
+        assert "1 created" in said
+        assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", said)
+
+    def test_no_escape_leaves_a_pipe(self, program: Program, config: Path) -> None:
+        result = program.run(config)
+        assert "\x1b" not in result.out + result.err
+        assert "\x1b[" in program.run(config, "--color", "always").out
+
+    def test_json_progress_is_one_event_a_line(self, program: Program, config: Path) -> None:
+        result = program.run(config, "--progress", "json", "--json")
+        events = [json.loads(line) for line in result.err.splitlines()]
+        names = [event["event"] for event in events]
+        assert names[0] == "config.loaded"
+        assert names[-1] == "reconcile.finished"
+        assert {"stage.started", "stage.finished", "image.ready"} <= set(names)
+        assert all(event["timestamp"].endswith("Z") for event in events)
+
+    def test_the_log_is_json_off_a_terminal(self, program: Program, config: Path) -> None:
+        result = program.run(config, "--progress", "none", "--log-level", "info")
+        events = [json.loads(line) for line in result.err.splitlines()]
+        assert {"config.loaded", "plan.computed", "reconcile.finished"} <= {
+            event["event"] for event in events
+        }
 
 
 class TestInterruption:

@@ -89,8 +89,7 @@ MERGES: dict[str, tuple[Layers, dict[str, object]]] = {
         {"a": "755", "a/lib": "/usr/./lib/", "usr": "755", "usr/lib": "750", "usr/lib/x": 1},
     ),
     "a link out of the image stays in": (
-        [[s(b"l", b"../../../.."), f(b"l/x"), s(b"m", b"/"), f(b"m/../y", 2)]][:0]
-        or [[s(b"l", b"../../../.."), f(b"l/x")]],
+        [[s(b"l", b"../../../.."), f(b"l/x")]],
         {"l": "../../../..", "x": 1},
     ),
     "a link to the root": ([[s(b"m", b"/"), f(b"m/y")]], {"m": "/", "y": 1}),
@@ -294,7 +293,7 @@ ACCEPTED: dict[str, list[Header]] = {
     "a chain of 40 links": [*chain(40), f(b"l0/x")],
     "a chain of 41 links as a leaf": chain(41),
     "a loop as a leaf": [s(b"l", b"l"), h(b"m", b"l")],
-    "a path of 1024 bytes": [f(b"/".join([b"n" * 101] * 10) + b"/" + b"n" * 5)],
+    "a path of 1024 bytes": [f(b"/".join([b"n" * 101] * 10) + b"/" + b"n" * 4)],
     "a path 128 deep": [f(b"d/" * 127 + b"x")],
     "a link of 4095 bytes": [s(b"x", b"t" * 4095)],
     "the largest file": [f(b"x", size=(1 << 44) - 4096)],
@@ -359,18 +358,18 @@ def test_one_name_of_a_pair_replaced_leaves_the_other_alone() -> None:
     assert {node.nlink for path, node in tree.walk() if path} == {1}
 
 
-@pytest.mark.parametrize(
-    "later", [[f(W + b"a")], [f(b"a", 6)], [d(b"a")], [f(b"a/x", 7)], [f(OPQ), h(b"b", b"b")]]
-)
+@pytest.mark.parametrize("later", [f(W + b"a"), f(b"a", 6), d(b"a"), f(b"a/x", 7)])
 @pytest.mark.parametrize("same_layer", [True, False])
-def test_the_surviving_name_keeps_the_content(later: list[Header], *, same_layer: bool) -> None:
-    links = [h(b"b", b"a")]
-    layers = [links + later] if same_layer else [links, later]
-    if later[0].path == OPQ and not same_layer:
-        pytest.skip("hides both names")
+def test_the_surviving_name_keeps_the_content(later: Header, *, same_layer: bool) -> None:
+    link = h(b"b", b"a")
+    layers = [[link, later]] if same_layer else [[link], [later]]
     node = merged([f(b"a", 5)], *layers).lookup(b"b")
     assert node is not None
     assert (node.content, node.nlink) == (5, 1)
+
+
+def test_opaque_leaves_the_hardlink_of_its_own_layer() -> None:
+    assert shape(merged([f(b"a", 5)], [h(b"b", b"a"), f(OPQ)])) == {"b": 5}
 
 
 # -- limits of ext4 and of the config --------------------------------------------------------------
@@ -381,7 +380,7 @@ def test_more_links_than_an_inode_has_are_rejected() -> None:
     node = merged([f(b"f"), *links]).lookup(b"f")
     assert node is not None
     assert node.nlink == 65_000
-    with pytest.raises(ImageError, match="layer 1: .*more than 65000 links"):
+    with pytest.raises(ImageError, match=r"layer 1: .*more than 65000 links"):
         merged([f(b"f"), *links, h(b"one-more", b"f")])
     gone = merged([f(b"f"), *links, h(b"one-more", b"f")], [f(b".wh.d0")])
     assert gone.root.children[b"f"].nlink < 60_000
@@ -405,7 +404,7 @@ def test_entries_are_limited_over_all_layers() -> None:
 
 
 def test_links_cannot_make_the_merge_slow() -> None:
-    long = b"/".join([b"a/.."] * 819)
+    long = b"/".join([b"a/.."] * 800)
 
     def hostile() -> list[Header]:
         links = [s(b"l%d" % i, long + b"/l%d" % (i + 1)) for i in range(39)]

@@ -417,9 +417,15 @@ def test_old_gnu_extension_blocks() -> None:
 
 
 @pytest.mark.parametrize(
-    "form", ["gnu", "posix --sparse-version=1.0", "posix --sparse-version=0.1"]
+    "options",
+    [
+        ["--format=gnu"],
+        ["--format=posix", "--sparse-version=1.0"],
+        ["--format=posix", "--sparse-version=0.1"],
+        ["--format=posix", "--sparse-version=0.0"],
+    ],
 )
-def test_sparse_files_as_gnu_tar_writes_them(form: str, tmp_path: Path) -> None:
+def test_sparse_files_as_gnu_tar_writes_them(options: list[str], tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as file:
         for index in range(200):
             file.seek(index * 100_000)

@@ -27,7 +27,7 @@ _MAX_TARGET = 4095
 _MAX_FILE = (1 << 44) - (1 << 12)
 """Bytes of the largest file in ext4 with blocks of 4 KiB: 2^32 - 1 blocks."""
 
-_MAX_LINK_STEPS = 10_000_000
+_MAX_LINK_STEPS = 3_000_000
 """Names out of the targets of links followed, over the whole image; real images stay far below."""
 
 _WHITEOUT = b".wh."

@@ -9,7 +9,6 @@ silence, therefore the proof is a clean e2fsck and a comparison of every inode w
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
@@ -35,6 +34,9 @@ _TYPES = {
     Kind.BLOCK: S_IFBLK,
     Kind.FIFO: S_IFIFO,
 }
+_TYPE_BITS = [_TYPES.get(kind, 0) for kind in sorted(Kind)]
+"""The same, by index: an enum hashes in Python, and this is asked for every inode."""
+
 _ENTRY_TYPES = {
     Kind.CHARACTER: ext4_dirent.CHARACTER,
     Kind.BLOCK: ext4_dirent.BLOCK,
@@ -158,30 +160,49 @@ def _apply(room: Room, filesystem: Filesystem, places: list[Place]) -> None:
         for place in places:
             inode = filesystem.inode(place.inode)
             script.extend(_field_lines(inode, place.node))
-            _add_xattrs(script, values, inode, place.node, filesystem.xattrs(inode))
+            if place.node.xattrs or inode.has_xattrs:
+                _add_xattrs(script, values, inode, place.node, filesystem.xattrs(inode))
         room.tools.debugfs_write(room.rootfs, script, values, checkpoint=room.checkpoint)
 
 
-def _field_lines(inode: Inode, node: Node) -> Iterator[str]:
+def _field_lines(inode: Inode, node: Node) -> list[str]:
     """The lines for one inode: what it has already is left alone."""
     where = f"sif <{inode.number}>"
-    mode = _TYPES[node.kind] | node.mode
+    lines = []
+    mode = _TYPE_BITS[node.kind] | node.mode
     if inode.mode != mode:
-        yield f"{where} mode {mode}"
+        lines.append(f"{where} mode {mode}")
     if inode.uid != node.uid:
-        yield f"{where} uid {node.uid}"
+        lines.append(f"{where} uid {node.uid}")
     if inode.gid != node.gid:
-        yield f"{where} gid {node.gid}"
+        lines.append(f"{where} gid {node.gid}")
     time = encode_time(node.mtime_ns)
-    low, extra = time
-    for field, old in (("mtime", inode.mtime), ("atime", inode.atime), ("ctime", inode.ctime)):
-        if old != time:
-            yield f"{where} {field} @{low}"
-            if extra != old[1] or low >> 31:  # debugfs sets upper bits to match an unsigned number
-                yield f"{where} {field}_extra {extra}"
-    if node.kind in _ENTRY_TYPES:
+    if inode.mtime != time:
+        lines.append(_time_lines(where, "mtime", time))
+    if inode.atime != time:
+        lines.append(_time_lines(where, "atime", time))
+    if inode.ctime != time:
+        lines.append(_time_lines(where, "ctime", time))
+    if _is_special(node):
         first, second = encode_device(node)
-        yield f"{where} flags 0\n{where} block[0] {first}\n{where} block[1] {second}"
+        lines.append(f"{where} flags 0\n{where} block[0] {first}\n{where} block[1] {second}")
+    return lines
+
+
+def _time_lines(where: str, field: str, time: tuple[int, int]) -> str:
+    """debugfs fills the upper bits from an unsigned number, so a negative time needs both lines.
+
+    The second is left out for plain times: an inode of the staging tree has no such bits, and if
+    it had, the first line would clear those of the seconds and the read-back would find the rest.
+    """
+    low, extra = time
+    if extra or low >> 31:
+        return f"{where} {field} @{low}\n{where} {field}_extra {extra}"
+    return f"{where} {field} @{low}"
+
+
+def _is_special(node: Node) -> bool:
+    return node.kind is Kind.CHARACTER or node.kind is Kind.BLOCK or node.kind is Kind.FIFO
 
 
 @lru_cache(maxsize=4096)
@@ -215,8 +236,6 @@ def _add_xattrs(
     script: Script, values: Path, inode: Inode, node: Node, present: dict[bytes, bytes]
 ) -> None:
     """Set what only root could set in staging, and remove what the host added there."""
-    if not present and not node.xattrs:
-        return
     wanted = _wanted_xattrs(node)
     for name in _SET_BY_SCRIPT:
         if name in wanted and present.get(name) != wanted[name]:
@@ -230,14 +249,12 @@ def _add_xattrs(
 
 def _wanted_xattrs(node: Node) -> dict[bytes, bytes]:
     """The attributes as the filesystem gives them back."""
-    if not node.xattrs:
-        return {}
     return {name: normal_acl(value) if name in ACL_NAMES else value for name, value in node.xattrs}
 
 
 def _correct_entries(descriptor: int, filesystem: Filesystem, places: list[Place]) -> None:
     """Let the names of devices and FIFOs say what they are: see `ext4_dirent`."""
-    special = {place.inode: place.node.kind for place in places if place.node.kind in _ENTRY_TYPES}
+    special = {place.inode: place.node.kind for place in places if _is_special(place.node)}
     if not special:
         return
     for place in places:
@@ -259,7 +276,7 @@ def _difference(filesystem: Filesystem, place: Place) -> str:
     links = node.nlink
     if place.inode == ROOT_INODE and LOST_AND_FOUND not in node.children:
         links += 1
-    mode = _TYPES[node.kind] | node.mode
+    mode = _TYPE_BITS[node.kind] | node.mode
     time = encode_time(node.mtime_ns)
     found = (inode.mode, inode.uid, inode.gid, inode.mtime, inode.links)
     wanted = (mode, node.uid, node.gid, time, links)
@@ -269,13 +286,15 @@ def _difference(filesystem: Filesystem, place: Place) -> str:
         return next(
             f"{field} is {one}, not {other}" for field, one, other in triples if one != other
         )
-    if (attributes := filesystem.xattrs(inode)) != _wanted_xattrs(node):
-        return f"attributes are {printable(str(attributes))}"
+    if node.xattrs or inode.has_xattrs:
+        attributes = filesystem.xattrs(inode)
+        if attributes != _wanted_xattrs(node):
+            return f"attributes are {printable(str(attributes))}"
     if node.kind is Kind.REGULAR and inode.size != node.size:
         return f"size is {inode.size}, not {node.size}"
     if node.kind is Kind.SYMLINK and (target := filesystem.target(inode)) != node.target:
         return f"target is {printable(target)}, not {printable(node.target)}"
-    if node.kind in _ENTRY_TYPES and inode.rdev != _rdev(node):
+    if _is_special(node) and inode.rdev != _rdev(node):
         return f"device numbers are {inode.rdev}, not {_rdev(node)}"
     return ""
 
