@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from reconciler.errors import BangerError, Code, HostError, ImageError
+from reconciler.errors import Code, HostError, ImageError
 from reconciler.model import (
     Descriptor,
     DesiredImage,
@@ -98,7 +98,7 @@ def names_below(top: Path) -> set[bytes]:
     found = set()
     for directory, dirs, files in os.walk(os.fsencode(top)):
         for name in dirs + files:
-            found.add(os.path.relpath(os.path.join(directory, name), os.fsencode(top)))
+            found.add(os.path.relpath(directory + b"/" + name, os.fsencode(top)))
     return found
 
 
@@ -144,7 +144,7 @@ def test_the_tree_on_the_host_has_the_names_and_contents_of_the_image(tmp_path: 
     motd, hard = (build.top / name for name in ("etc/motd", "also/hard"))
     assert motd.samefile(hard)
     assert motd.stat().st_nlink == 3
-    assert os.readlink(build.top / "soft") == "/etc/passwd"
+    assert str((build.top / "soft").readlink()) == "/etc/passwd"
     assert (build.top / "soft").lstat().st_ino == (build.top / "soft2").lstat().st_ino
 
 
@@ -181,18 +181,30 @@ def test_user_xattrs_are_set_on_the_host_and_no_others(tmp_path: Path) -> None:
     assert node.xattrs == ((b"security.capability", CAPABILITY),)
 
 
+@contextmanager
+def mounted(where: Path, kind: str, options: str = "rw") -> Iterator[Path]:
+    where.mkdir()
+    subprocess.run(["mount", "-t", kind, "-o", options, "none", where], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", where], check=True)
+
+
+@pytest.mark.skipif(not ROOT, reason="mounts a filesystem without xattrs")
 def test_user_xattrs_that_the_host_refuses_are_listed(tmp_path: Path) -> None:
-    long = {f"SCHILY.xattr.user.{'n' * 250}": b"v"}  # within ext4's 255, one past a host's
-    whole = {f"SCHILY.xattr.user.{'n' * 251}": b"v"}
-    build = flattened(tmp_path, tar(entry("a", pax=long), entry("b/c", pax=whole)))
-    for name in (b"a", b"b/c"):
-        node = build.room.tree.lookup(name) if build.room.tree else None
-        on_host = os.listxattr(build.top / os.fsdecode(name))
+    build = Build(tmp_path / "build", RICH)
+    with mounted(tmp_path / "ramfs", "ramfs") as mount:
+        build.room.scratch = mount / "scratch"
+        tree = build.run()
+        assert flatten.is_whole(build.image, build.room.scratch)
+    [line] = build.room.not_carried
+    assert line.startswith("user xattrs")
+    assert "2, first on /noted" in line
+    for name in (b"user", b"noted"):
+        node = tree.lookup(name)
         assert node is not None
-        assert [pair[0].decode() for pair in node.xattrs] == on_host
-        assert bool(on_host) != any("user xattr" in line or "xattr user" in line
-                                    for line in build.room.not_carried
-                                    if line.endswith("/" + name.decode()))  # fmt: skip
+        assert node.xattrs == (), "or the ownership stage would look for them in the image"
 
 
 def test_nothing_of_the_host_is_handed_down(tmp_path: Path) -> None:
@@ -241,84 +253,65 @@ def test_deep_and_long_paths_do_not_meet_path_max(tmp_path: Path) -> None:
 # -- staying inside -------------------------------------------------------------------------------
 
 ESCAPES = {
-    "link, then through it": [
+    "link, then through it": lambda outside: [
         entry("l", "symlink", target="../../../outside"),
         entry("l/canary", data=b"evil"),
     ],
-    "absolute link": [
-        entry("l", "symlink", target="{outside}"),
+    "absolute link": lambda outside: [
+        entry("l", "symlink", target=outside),
         entry("l/canary", data=b"evil"),
         entry("l/new", data=b"evil"),
     ],
-    "whiteout through a link": [
-        entry("l", "symlink", target="{outside}"),
+    "whiteout through a link": lambda outside: [
+        entry("l", "symlink", target=outside),
         entry("l/.wh.canary"),
         entry("l/.wh..wh..opq"),
     ],
-    "hardlink through a link": [
-        entry("l", "symlink", target="{outside}"),
+    "hardlink through a link": lambda outside: [
+        entry("l", "symlink", target=outside),
         entry("x", "hardlink", target="l/canary"),
     ],
-    "dots": [entry("../../outside/canary", data=b"evil")],
-    "absolute": [entry("{outside}/canary", data=b"evil")],
-    "link replaced by a directory": [
+    "dots": lambda outside: [entry("../../outside/canary", data=b"evil")],
+    "absolute path": lambda outside: [entry(f"{outside}/canary", data=b"evil")],
+    "absolute hardlink": lambda outside: [entry("x", "hardlink", target=f"{outside}/canary")],
+    "directory replaced by a link": lambda outside: [
         entry("d/x", data=b"1"),
-        entry("d", "symlink", target="{outside}"),
+        entry("d", "symlink", target=outside),
         entry("d/canary", data=b"evil"),
     ],
 }
 
 
+@pytest.mark.parametrize("stacked", [True, False], ids=["layers", "one layer"])
 @pytest.mark.parametrize("case", ESCAPES)
-def test_the_host_outside_stays_as_it_is(case: str, tmp_path: Path) -> None:
+def test_the_host_outside_stays_as_it_is(case: str, tmp_path: Path, *, stacked: bool) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     canary = outside / "canary"
     canary.write_bytes(b"sentinel")
     before = canary.stat()
-    entries = []
-    for raw in ESCAPES[case]:
-        if b"{outside}" in raw:
-            name, _, _ = raw[:100].partition(b"\0")
-            target, _, _ = raw[157:257].partition(b"\0")
-            raw = entry(
-                name.replace(b"{outside}", os.fsencode(outside)),
-                "symlink" if raw[156:157] == b"2" else "file",
-                b"evil" if raw[156:157] == b"0" else b"",
-                target=target.replace(b"{outside}", os.fsencode(outside)),
-            )
-        entries.append(raw)
-    for layers in ([tar(*entries)], [tar(one) for one in entries]):
-        build = Build(tmp_path / f"build{len(layers)}", *layers)
-        try:
-            build.run()
-        except ImageError as error:
-            assert error.code is Code.IMAGE_INVALID
-        after = canary.stat()
-        assert canary.read_bytes() == b"sentinel"
-        assert (after.st_ino, after.st_mtime_ns, after.st_nlink) == (
-            before.st_ino,
-            before.st_mtime_ns,
-            1,
-        )
-        assert os.listdir(outside) == ["canary"]
+    entries = ESCAPES[case](str(outside))
+    build = Build(tmp_path / "build", *(map(tar, entries) if stacked else [tar(*entries)]))
+    try:
+        build.run()
+    except ImageError as error:
+        assert error.code is Code.IMAGE_INVALID
+    after = canary.stat()
+    assert canary.read_bytes() == b"sentinel"
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert after.st_nlink == 1
+    assert [path.name for path in outside.iterdir()] == ["canary"]
 
 
-def test_a_link_planted_at_scratch_is_replaced_not_followed(tmp_path: Path) -> None:
+def test_a_link_planted_at_scratch_is_not_followed(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "file").write_text("mine")
     build = Build(tmp_path / "build", RICH)
     build.room.scratch.symlink_to(elsewhere)
-    with pytest.raises(BangerError) if build.room.scratch.is_dir() else contextless():
-        build.run()
-        raise Interrupted("went well")
+    build.run()
     assert [path.name for path in elsewhere.iterdir()] == ["file"]
-
-
-@contextmanager
-def contextless() -> Iterator[None]:
-    yield
+    assert not build.room.scratch.is_symlink()
 
 
 # -- failing --------------------------------------------------------------------------------------
@@ -364,20 +357,15 @@ def test_cancellation_stops_between_chunks(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not ROOT, reason="mounts a small tmpfs")
 def test_a_full_disk_says_where_and_how_much(tmp_path: Path) -> None:
-    build = Build(tmp_path, tar(entry("big", data=os.urandom(3 << 20))))
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", small], check=True)
-    try:
-        build.room.scratch = small / "scratch"
+    build = Build(tmp_path / "build", tar(entry("big", data=os.urandom(3 << 20))))
+    with mounted(tmp_path / "small", "tmpfs", "size=1m") as mount:
+        build.room.scratch = mount / "scratch"
         with pytest.raises(HostError) as caught:
             build.run()
-        assert caught.value.code is Code.DISK_FULL
-        assert caught.value.retryable
-        assert str(build.room.scratch) in caught.value.brief
-        assert str(3 << 20) in caught.value.brief
-    finally:
-        subprocess.run(["umount", small], check=True)
+    assert caught.value.code is Code.DISK_FULL
+    assert caught.value.retryable
+    assert str(build.room.scratch) in caught.value.brief
+    assert str(3 << 20) in caught.value.brief
 
 
 def test_a_scratch_that_cannot_be_made_is_the_hosts_fault(tmp_path: Path) -> None:
@@ -438,7 +426,7 @@ DAMAGE = {
         shutil.copy(top / "hard", top / "c") and (top / "c").rename(top / "hard")
     ),
     "another kind": lambda top: (top / "dev/sda").unlink() or (top / "dev/sda").mkdir(),
-    "no tree": lambda top: remove(top),
+    "no tree": remove,
     "no marker": lambda top: (top.parent / "complete").unlink(),
     "no metadata": lambda top: (top.parent / "metadata").unlink(),
     "other metadata": lambda top: (top.parent / "metadata").write_text("{}"),
@@ -545,8 +533,8 @@ def of_disk(top: Path) -> dict[bytes, tuple[object, ...]]:
     found = {}
     inodes: dict[int, bytes] = {}
     for path in sorted([b"", *names_below(top)]):
-        full = os.path.join(os.fsencode(top), path) if path else os.fsencode(top)
-        info = os.lstat(full)
+        full = top / os.fsdecode(path)
+        info = full.lstat()
         kind = stat.S_IFMT(info.st_mode)
         directory = kind == stat.S_IFDIR
         first = path if directory else inodes.setdefault(info.st_ino, path)
@@ -555,8 +543,8 @@ def of_disk(top: Path) -> dict[bytes, tuple[object, ...]]:
         rdev = (os.major(info.st_rdev), os.minor(info.st_rdev)) if special else None
         links = None if directory else info.st_nlink
         owner = (info.st_uid, info.st_gid)
-        target = os.readlink(full) if kind == stat.S_IFLNK else b""
-        content = Path(os.fsdecode(full)).read_bytes() if kind == stat.S_IFREG else b""
+        target = os.fsencode(full.readlink()) if kind == stat.S_IFLNK else b""
+        content = full.read_bytes() if kind == stat.S_IFREG else b""
         found[path] = (kind, mode, owner, info.st_mtime_ns, rdev, links, target, content, first)
     return found
 
@@ -580,7 +568,7 @@ def of_build(build: Build) -> dict[bytes, tuple[object, ...]]:
         directory = node.kind is Kind.DIRECTORY
         mode = None if node.kind is Kind.SYMLINK else node.mode
         special = node.kind in (Kind.CHARACTER, Kind.BLOCK)
-        on_host = Path(os.fsdecode(os.path.join(os.fsencode(build.top), path)))
+        on_host = build.top / os.fsdecode(path)
         found[path] = (
             FORMATS[node.kind],
             mode,

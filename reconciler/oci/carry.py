@@ -16,8 +16,10 @@ from reconciler.oci.entries import Kind, Node, Tree
 _MAX_LINKS = 65_000
 """Of an inode (EXT4_LINK_MAX in Linux); for a directory 64,998 subdirectories, `.` and `..`."""
 
-_MIN_MTIME, _MAX_MTIME = -(1 << 31), (1 << 34) - (1 << 31) - 1
-"""Seconds that an inode of 256 bytes holds: 34 bits, from 1901 to 2446."""
+_SECOND = 1_000_000_000
+_MIN_MTIME = -(1 << 31) * _SECOND
+_MAX_MTIME = ((1 << 34) - (1 << 31)) * _SECOND - 1
+"""What an inode of 256 bytes holds: seconds of 34 bits, from 1901 to 2446, and nanoseconds."""
 
 _CAPABILITY = b"security.capability"
 _ACL = b"system.posix_acl_access"
@@ -59,35 +61,27 @@ def carry(root: Node, layers: list[str]) -> Tree:
     """
     tree = Tree(root)
     losses = _Losses()
-    seen: set[Node] = set()
+    files: set[Node] = set()
     for path, node in tree.walk():
-        if node in seen:
+        if node.kind is Kind.DIRECTORY:
+            node.nlink = 2 + sum(n.kind is Kind.DIRECTORY for n in node.children.values())
+        elif node in files:
             node.nlink += 1
         else:
-            seen.add(node)
-            _count(node)
-            _clamp(path, node, losses)
-            if node.xattrs:
-                _sort_out(path, node, losses)
+            files.add(node)
+            node.nlink = 1
         if node.nlink > _MAX_LINKS:
             raise ImageError(
                 f"{layers[node.layer]}: {printable(path)}: more than {_MAX_LINKS} links to it, "
                 "or subdirectories in it, which ext4 cannot hold"
             )
+        if not _MIN_MTIME <= node.mtime_ns <= _MAX_MTIME:
+            node.mtime_ns = _MIN_MTIME if node.mtime_ns < 0 else _MAX_MTIME // _SECOND * _SECOND
+            losses.add("mtime outside of 1901..2446, clamped", path)
+        if node.xattrs:
+            _sort_out(path, node, losses)
     tree.not_carried = losses.lines()
     return tree
-
-
-def _count(node: Node) -> None:
-    directories = sum(child.kind is Kind.DIRECTORY for child in node.children.values())
-    node.nlink = 2 + directories if node.kind is Kind.DIRECTORY else 1
-
-
-def _clamp(path: bytes, node: Node, losses: _Losses) -> None:
-    seconds = node.mtime_ns // 1_000_000_000
-    if not _MIN_MTIME <= seconds <= _MAX_MTIME:
-        node.mtime_ns = (_MIN_MTIME if seconds < 0 else _MAX_MTIME) * 1_000_000_000
-        losses.add("mtime outside of 1901..2446, clamped", path)
 
 
 def _sort_out(path: bytes, node: Node, losses: _Losses) -> None:

@@ -232,7 +232,8 @@ def _split(path: bytes) -> tuple[bytes, bytes]:
         if name == b"..":
             raise ImageError("a path with `..` in it")
         directory = b"/".join(parents)
-    _check_name(name)
+    if len(name) > _MAX_NAME or b"\0" in name:
+        _check_name(name)
     return directory, name
 
 

@@ -178,27 +178,23 @@ def _field_lines(inode: Inode, node: Node) -> list[str]:
         lines.append(f"{where} gid {node.gid}")
     time = encode_time(node.mtime_ns)
     if inode.mtime != time:
-        lines.append(_time_lines(where, "mtime", time))
+        lines.append(_time_lines(f"{where} mtime", inode.mtime, time))
     if inode.atime != time:
-        lines.append(_time_lines(where, "atime", time))
+        lines.append(_time_lines(f"{where} atime", inode.atime, time))
     if inode.ctime != time:
-        lines.append(_time_lines(where, "ctime", time))
+        lines.append(_time_lines(f"{where} ctime", inode.ctime, time))
     if _is_special(node):
         first, second = encode_device(node)
         lines.append(f"{where} flags 0\n{where} block[0] {first}\n{where} block[1] {second}")
     return lines
 
 
-def _time_lines(where: str, field: str, time: tuple[int, int]) -> str:
-    """debugfs fills the upper bits from an unsigned number, so a negative time needs both lines.
-
-    The second is left out for plain times: an inode of the staging tree has no such bits, and if
-    it had, the first line would clear those of the seconds and the read-back would find the rest.
-    """
-    low, extra = time
-    if extra or low >> 31:
-        return f"{where} {field} @{low}\n{where} {field}_extra {extra}"
-    return f"{where} {field} @{low}"
+def _time_lines(field: str, old: tuple[int, int], new: tuple[int, int]) -> str:
+    """One line, or two: debugfs fills the upper bits from a number that it takes for unsigned."""
+    low, extra = new
+    if extra != old[1] or low >> 31:
+        return f"{field} @{low}\n{field}_extra {extra}"
+    return f"{field} @{low}"
 
 
 def _is_special(node: Node) -> bool:
