@@ -170,7 +170,7 @@ def plan(options: Options, config: Path) -> None:
 
 
 def _pass(options: Options, path: Path, *, dry_run: bool) -> NoReturn:
-    from reconciler.config import load
+    from reconciler.config.load import load
     from reconciler.reconcile import preview, reconcile
     from reconciler.report import pass_document
 
@@ -219,7 +219,7 @@ def gc(options: Options, config: Path | None, dry_run: bool) -> None:
     With a CONFIG, its [gc] ages count.
     """
     from reconciler.collection import Ages
-    from reconciler.config import load, parse
+    from reconciler.config.load import load, parse
     from reconciler.reconcile import collect_now
     from reconciler.report import gc_document
 
@@ -243,7 +243,7 @@ def gc(options: Options, config: Path | None, dry_run: bool) -> None:
 @_common
 def validate(options: Options, config: Path) -> None:
     """Check a configuration and name all its errors at once; `-` reads standard input."""
-    from reconciler.config import load, parse
+    from reconciler.config.load import load, parse
 
     if str(config) == "-":
         parsed = parse(sys.stdin.buffer.read(), Path.cwd(), Path("<stdin>"))

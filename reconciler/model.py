@@ -206,9 +206,12 @@ class DesiredImage:
     def keys(self) -> StageKeys:
         """The chain of stage keys: each covers its own inputs and the key before it."""
         flatten = key("flatten", self.pinned.digest, str(self.pinned.platform))
-        ext4 = key("ext4", flatten, self.spec.size)
-        ownership = key("ownership", ext4)
         modules = self.kernel.modules if self.kernel and self.spec.inject_modules else None
+        if self.spec.size is None:  # "auto" makes room for what goes in later
+            ext4 = key("ext4", flatten, "auto", self.guest_digest, modules)
+        else:
+            ext4 = key("ext4", flatten, self.spec.size)
+        ownership = key("ownership", ext4)
         guest = key("guest", ownership, self.guest_digest, self.vsock_port, modules)
         return StageKeys(flatten, ext4, ownership, guest, kernel_key(self.kernel))
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.collection import Holding, Kind
-from reconciler.config import Config
+from reconciler.config.load import Config
 from reconciler.errors import BangerError
 from reconciler.files import allocated, is_open_elsewhere
 from reconciler.guest.assets import assets_digest
-from reconciler.kernel import KernelStore
+from reconciler.kernel.store import KernelStore
 from reconciler.model import DesiredImage, ImageSpec, KernelTriple, Record, Stage
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.source import Sources

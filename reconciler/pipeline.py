@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from reconciler.errors import BangerError, Code, HostError
 from reconciler.files import clone_file, host_error, host_errors, sparse_digest
-from reconciler.kernel import KernelStore
+from reconciler.kernel.store import KernelStore
 from reconciler.model import DesiredImage, Emit, Stage
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.layers import LayerMismatch
@@ -170,7 +170,11 @@ def _rootfs(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage
         _run(Stage.OWNERSHIP, ownership.run, image, room, progress)
         if Stage.GUEST in runs:
             _run(Stage.GUEST, guest.run, image, room, progress)
-        room.store.write_journal(image.id, {Stage.GUEST.value: sparse_digest(room.rootfs)})
+        _note_rootfs(image, room, sparse_digest(room.rootfs))
+    else:
+        room.not_carried.extend(
+            room.store.read_journal(image.id).get("not_carried", "").splitlines()
+        )
 
 
 def _clone(image: DesiredImage, room: Room, donor: str) -> None:
@@ -182,7 +186,14 @@ def _clone(image: DesiredImage, room: Room, donor: str) -> None:
         room.rootfs.unlink(missing_ok=True)
         clone_file(source / ROOTFS, room.rootfs)
     room.not_carried.extend(manifest.not_carried)
-    room.store.write_journal(image.id, {Stage.GUEST.value: manifest.files[ROOTFS].digest})
+    _note_rootfs(image, room, manifest.files[ROOTFS].digest)
+
+
+def _note_rootfs(image: DesiredImage, room: Room, digest: str) -> None:
+    """The rootfs in staging is final: a later pass may go on from here."""
+    lines = "\n".join(room.not_carried)
+    journal = {Stage.GUEST.value: digest, "not_carried": lines}
+    room.store.write_journal(image.id, journal)
 
 
 def _tree(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage]) -> None:

@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 
 from reconciler.apply import Collected, Outcome, apply, collect, restore_records
 from reconciler.collection import Ages, plan_collection, references
-from reconciler.config import Config
-from reconciler.kernel import KernelStore
+from reconciler.config.load import Config
+from reconciler.kernel.store import KernelStore
 from reconciler.model import Emit, RegistryConfig
 from reconciler.observe import Surveyor
 from reconciler.oci.blobs import BlobCache, BorrowedBlobs

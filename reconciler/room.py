@@ -17,7 +17,7 @@ from reconciler.errors import BangerError, Code
 from reconciler.model import DesiredImage, Emit, PinnedImage, Record
 
 if TYPE_CHECKING:
-    from reconciler.kernel import KernelStore
+    from reconciler.kernel.store import KernelStore
     from reconciler.oci.blobs import BlobCache
     from reconciler.oci.merge import Tree
     from reconciler.oci.source import Sources

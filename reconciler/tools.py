@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from reconciler.debugfs import Script, complaints
 from reconciler.errors import Code, HostError
+from reconciler.ext4.debugfs import Script, complaints
+from reconciler.ext4.imagefile import failure, plain_path
 from reconciler.files import host_errors
-from reconciler.imagefile import failure, plain_path
 from reconciler.model import printable
 
 MINIMUM_VERSION = (1, 43)

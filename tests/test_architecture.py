@@ -26,10 +26,10 @@ collection
 plan
 events
 records store
-kernel kernel_parts kernel_files kernel_image
+kernel.*
 guest.*
-tools debugfs ext4 ext4_size ext4_dirent ext4_xattr imagefile
-config config_schema config_problems config_file
+tools ext4.*
+config.*
 oci.*
 files
 sizes durations
@@ -41,7 +41,7 @@ __init__
 OWNERS = {
     "subprocess": {"tools"},
     "httpx": {"oci.registry"},
-    "tomli": {"config"},
+    "tomli": {"config.load"},
     "sqlite3": {"records"},
     "watchfiles": {"watch"},
     "isal": {"oci.compression"},

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config import Config, parse
-from reconciler.config_problems import key_lines
+from reconciler.config.load import Config, parse
+from reconciler.config.problems import key_lines
 from reconciler.errors import ConfigError
 
 BASE = Path("/srv/lab")

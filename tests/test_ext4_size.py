@@ -6,12 +6,12 @@ import random
 from pathlib import Path
 
 import pytest
-from filesystems import MIB, desired, directory, file, link, room_for, tree_of
+from support.filesystems import MIB, desired, directory, file, link, room_for, tree_of
 
-from reconciler import ext4_size
 from reconciler.errors import ImageError
-from reconciler.ext4 import Filesystem
-from reconciler.ext4_size import Need, inode_count, need_of, required_size, size_for
+from reconciler.ext4 import size as ext4_size
+from reconciler.ext4.reader import Filesystem
+from reconciler.ext4.size import Need, inode_count, need_of, required_size, size_for
 from reconciler.stages import ext4
 
 CHANCE = random.Random(11)

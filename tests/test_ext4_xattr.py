@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 
 import pytest
-from filesystems import ACL, NOBODY, acl
+from support.filesystems import ACL, NOBODY, acl
 
 from reconciler.errors import HostError
-from reconciler.ext4_xattr import acl_from_disk, blocks_needed, is_acl, normal_acl, parse_block
+from reconciler.ext4.xattr import acl_from_disk, blocks_needed, is_acl, normal_acl, parse_block
 
 BASE = ((1, 6, NOBODY), (4, 4, NOBODY), (32, 4, NOBODY))
 

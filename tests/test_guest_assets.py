@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from reconciler.debugfs import Script
 from reconciler.errors import BangerError, Code, HostError, ImageError
+from reconciler.ext4.debugfs import Script
 from reconciler.guest import assets
 from reconciler.guest.assets import Asset, asset_sizes, assets_digest, guest_assets
 from reconciler.model import Descriptor, DesiredImage, ImageSpec, PinnedImage, Platform

@@ -18,8 +18,8 @@ from support.kernels import (
     tree,
 )
 
-from reconciler import kernel_files
 from reconciler.errors import Code, ImageError
+from reconciler.kernel import files
 from reconciler.model import Platform
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
@@ -99,6 +99,6 @@ def test_what_is_no_modules_tree(host: Path, spoil: Callable[[Path], None], word
 
 
 def test_a_tree_that_is_far_too_large(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_files, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(files, "MOST_ENTRIES", 3)
     with pytest.raises(ImageError, match="more than 3 entries"):
         store(host, entry(host)).identify("generic")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.kernels import INITRD, RELEASE, arm64_image, bzimage, elf
 
 from reconciler.errors import Code, ImageError
-from reconciler.kernel_image import KernelImage, check_initrd, inspect_kernel
+from reconciler.kernel.image import KernelImage, check_initrd, inspect_kernel
 
 KERNELS: list[tuple[bytes, KernelImage]] = [
     (bzimage(), KernelImage("bzImage", "amd64", RELEASE)),

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.images import digest_of
 
 from reconciler.errors import Code, HostError, ImageError, RemoteError
 from reconciler.model import Descriptor
 from reconciler.oci.blobs import BlobCache
 from reconciler.room import Interrupted
-from tests.support.images import digest_of
 
 DATA = b"some bytes of a layer" * 100
 BLOB = Descriptor("", digest_of(DATA), len(DATA))

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from support.images import compress, digest_of
+from support.tarball import entry, tar
 
 from reconciler.errors import Code, ImageError
 from reconciler.model import Descriptor, Layer
 from reconciler.oci.layers import LayerMismatch, layer_name, read_layer
 from reconciler.oci.limits import Limits
-from tests.support.images import compress, digest_of
-from tests.support.tarball import entry, tar
 
 NAME = "layer 1 of 1"
 CONTENT = os.urandom(900_000)

@@ -3,12 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-from reconciler.errors import BangerError, Code, ImageError
-from reconciler.model import ImageSpec, Platform
-from reconciler.oci.blobs import BlobCache
-from reconciler.oci.source import Sources
-from tests.support.images import (
+from support.images import (
     LayerBytes,
     add_image,
     digest_of,
@@ -19,6 +14,11 @@ from tests.support.images import (
     write_blob,
     write_index,
 )
+
+from reconciler.errors import BangerError, Code, ImageError
+from reconciler.model import ImageSpec, Platform
+from reconciler.oci.blobs import BlobCache
+from reconciler.oci.source import Sources
 
 LAYER = tar(file("etc/hostname", b"guest\n"))
 UPPER = tar(file("etc/motd", b"hello\n"))

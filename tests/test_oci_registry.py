@@ -9,12 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-
-from reconciler.errors import BangerError, Code, HostError, RemoteError
-from reconciler.model import Descriptor, ImageSpec, Platform, RegistryConfig
-from reconciler.oci.blobs import BlobCache
-from reconciler.oci.source import Sources
-from tests.support.images import (
+from support.images import (
     add_image,
     digest_of,
     file,
@@ -24,8 +19,13 @@ from tests.support.images import (
     tar,
     write_index,
 )
-from tests.support.registry import RunningRegistry, make_certificates, registry, running_registry
-from tests.support.server import Request, Route, Script, scripted
+from support.registry import RunningRegistry, make_certificates, registry, running_registry
+from support.server import Request, Route, Script, scripted
+
+from reconciler.errors import BangerError, Code, HostError, RemoteError
+from reconciler.model import Descriptor, ImageSpec, Platform, RegistryConfig
+from reconciler.oci.blobs import BlobCache
+from reconciler.oci.source import Sources
 
 __all__ = ["registry"]
 

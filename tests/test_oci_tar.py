@@ -14,12 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-from reconciler.errors import Code, ImageError
-from reconciler.oci.entries import Header, Kind
-from reconciler.oci.limits import Limits
-from reconciler.oci.tar import read_tar
-from tests.support.tarball import (
+from support.tarball import (
     GNU,
     entry,
     gnu_long,
@@ -30,6 +25,11 @@ from tests.support.tarball import (
     record,
     tar,
 )
+
+from reconciler.errors import Code, ImageError
+from reconciler.oci.entries import Header, Kind
+from reconciler.oci.limits import Limits
+from reconciler.oci.tar import read_tar
 
 LIMITS = Limits()
 

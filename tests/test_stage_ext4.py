@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from filesystems import (
+from support.filesystems import (
     MIB,
     build,
     content_of,
@@ -21,7 +21,7 @@ from filesystems import (
 )
 
 from reconciler.errors import Code, HostError, ImageError
-from reconciler.ext4 import Filesystem
+from reconciler.ext4.reader import Filesystem
 from reconciler.guest.assets import asset_sizes
 from reconciler.oci.entries import Node, Tree
 from reconciler.room import Interrupted

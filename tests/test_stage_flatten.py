@@ -14,6 +14,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from support.images import digest_of, make_layout
+from support.tarball import entry, tar
 
 from reconciler.errors import Code, HostError, ImageError
 from reconciler.model import (
@@ -28,8 +30,6 @@ from reconciler.oci.entries import Kind, Node, Tree
 from reconciler.oci.layers import LayerMismatch
 from reconciler.room import Feed, Interrupted, Room
 from reconciler.stages import flatten
-from tests.support.images import digest_of, make_layout
-from tests.support.tarball import entry, tar
 
 ROOT = os.geteuid() == 0
 ACL = b"\2\0\0\0\1\0\7\0\xff\xff\xff\xff\4\0\5\0\xff\xff\xff\xff\x20\0\5\0\xff\xff\xff\xff"

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filesystems import MIB, build, desired, directory, file, link, tree_of
 from support import unprivileged
+from support.filesystems import MIB, build, desired, directory, file, link, tree_of
 
 from reconciler.errors import Code, HostError, ImageError
-from reconciler.ext4 import Filesystem
-from reconciler.ext4_size import need_of, size_for
+from reconciler.ext4.reader import Filesystem
+from reconciler.ext4.size import need_of, size_for
 from reconciler.guest import assets
 from reconciler.guest.assets import guest_assets
 from reconciler.oci.entries import Kind, Node, Tree

@@ -14,7 +14,7 @@ import pytest
 from support.kernels import INITRD, RELEASE, arm64_image, bzimage, modules_tree
 
 from reconciler.errors import Code, HostError, ImageError
-from reconciler.kernel import KernelStore, Progress
+from reconciler.kernel.store import KernelStore, Progress
 from reconciler.model import (
     Descriptor,
     DesiredImage,

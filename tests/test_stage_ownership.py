@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from filesystems import (
+from support.filesystems import (
     ACL,
     CAPABILITY,
     MIB,
@@ -25,9 +25,9 @@ from filesystems import (
     tree_of,
 )
 
-from reconciler.debugfs import Script
 from reconciler.errors import Code, HostError
-from reconciler.ext4 import Filesystem
+from reconciler.ext4.debugfs import Script
+from reconciler.ext4.reader import Filesystem
 from reconciler.oci.entries import Kind, Node, Tree
 from reconciler.room import Room
 from reconciler.stages import ext4, ownership

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from support.images import digest_of, file, make_layout, tar
 
 from reconciler.errors import BangerError, Code
 from reconciler.model import DesiredImage, ImageSpec
@@ -12,7 +13,6 @@ from reconciler.oci.blobs import BlobCache
 from reconciler.oci.source import Sources
 from reconciler.room import Feed, Interrupted, Room
 from reconciler.stages import pull
-from tests.support.images import digest_of, file, make_layout, tar
 
 CONTENTS = [b"one" * 10, b"two" * 500_000, b"three"]
 LAYERS = [tar(file("f", content)) for content in CONTENTS]

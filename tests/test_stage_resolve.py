@@ -1,13 +1,13 @@
 from pathlib import Path
 
 import pytest
+from support.images import file, make_layout, tar
 
 from reconciler.errors import ImageError
 from reconciler.model import ImageSpec
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.source import Sources
 from reconciler.stages import resolve
-from tests.support.images import file, make_layout, tar
 
 
 def test_an_entry_is_pinned_by_digest(tmp_path: Path) -> None:

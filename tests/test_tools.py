@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from filesystems import MIB, build, file, tree_of
+from support.filesystems import MIB, build, file, tree_of
 
 from reconciler import tools
-from reconciler.debugfs import Script
 from reconciler.errors import Code, HostError
+from reconciler.ext4.debugfs import Script
 from reconciler.tools import Tools, run
 
 SH = "/bin/sh"

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from stat import S_ISLNK
 
 from reconciler.errors import ImageError
-from reconciler.ext4 import ROOT_INODE, Filesystem, Inode
+from reconciler.ext4.reader import ROOT_INODE, Filesystem, Inode
 
 _LINKS_FOLLOWED = 40
 """As many symbolic links in one path as Linux follows (path_resolution(7))."""

@@ -12,7 +12,8 @@ import uuid
 from collections.abc import Callable
 
 from reconciler.errors import Code, HostError, ImageError
-from reconciler.ext4_size import (
+from reconciler.ext4.imagefile import durable
+from reconciler.ext4.size import (
     BLOCK,
     LARGEST,
     MIB,
@@ -26,7 +27,6 @@ from reconciler.ext4_size import (
 )
 from reconciler.files import host_errors
 from reconciler.guest.assets import asset_sizes
-from reconciler.imagefile import durable
 from reconciler.model import DesiredImage, key
 from reconciler.room import Room
 from reconciler.sizes import format_size

@@ -10,13 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from reconciler.errors import Code, HostError
-from reconciler.files import host_errors, remove_tree
+from reconciler.files import host_error, remove_tree
 from reconciler.model import DesiredImage
 from reconciler.oci.layers import layer_name, read_layer
 from reconciler.oci.limits import Limits
@@ -35,13 +34,14 @@ def run(image: DesiredImage, room: Room) -> None:
     Raises ImageError for what no filesystem can or should hold, LayerMismatch for a blob that is
     not what the manifest says, HostError when the scratch directory cannot take it.
     """
-    with host_errors(f"cannot unpack into {room.scratch}"):
+    try:
         data = _prepare(room.scratch)
         tree = _merge(image, room, data)
-        with _disk_full(room.scratch, "the names of the image"):
-            materialise(tree, data, room.host_tree, room.checkpoint)
-            remove_tree(data)
-            flatten_metadata.save(tree, room.scratch)
+        materialise(tree, data, room.host_tree, room.checkpoint)
+        remove_tree(data)
+        flatten_metadata.save(tree, room.scratch)
+    except OSError as error:
+        raise _host_error(error, room.scratch, "the names of the image") from error
     room.tree = tree
     room.not_carried.extend(tree.not_carried)
 
@@ -103,7 +103,7 @@ def _merge(image: DesiredImage, room: Room, data: Path) -> Tree:
 
 def _spool(header: Header, payload: Payload, directory: int, room: Room) -> None:
     """Write one payload to the file of its serial number; holes stay holes."""
-    with _disk_full(room.scratch, f"a file of {header.size} bytes"):
+    try:
         descriptor = create_file(str(header.content), directory)
         try:
             hole = False
@@ -118,6 +118,8 @@ def _spool(header: Header, payload: Payload, directory: int, room: Room) -> None
                 os.ftruncate(descriptor, header.size)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        raise _host_error(error, room.scratch, f"a file of {header.size} bytes") from error
 
 
 def _write(descriptor: int, piece: bytes | memoryview) -> None:
@@ -126,18 +128,14 @@ def _write(descriptor: int, piece: bytes | memoryview) -> None:
         written += os.write(descriptor, piece[written:])
 
 
-@contextmanager
-def _disk_full(scratch: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise HostError(
-            f"{scratch}: no space left for {what}",
-            code=Code.DISK_FULL,
-            resolution="Free space there, or set TMPDIR to a directory that has more.",
-        ) from error
+def _host_error(error: OSError, scratch: Path, what: str) -> HostError:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return host_error(f"cannot unpack {what} into {scratch}", error)
+    return HostError(
+        f"{scratch}: no space left for {what}",
+        code=Code.DISK_FULL,
+        resolution="Free space there, or set TMPDIR to a directory that has more.",
+    )
 
 
 class _Progress:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from stat import S_IFDIR, S_IFLNK, S_IFREG
 
-from reconciler.debugfs import Script
 from reconciler.errors import Code, HostError, ImageError
-from reconciler.ext4 import Filesystem, Inode
+from reconciler.ext4.debugfs import Script
+from reconciler.ext4.imagefile import durable
+from reconciler.ext4.reader import Filesystem, Inode
 from reconciler.guest.assets import Asset, asset_sizes, guest_assets
 from reconciler.guest.places import in_the_way, locate
-from reconciler.imagefile import durable
 from reconciler.model import DesiredImage
 from reconciler.room import Room
 from reconciler.tools import FAKE_TIME

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from reconciler.errors import HostError
 from reconciler.files import host_errors, remove_tree, sync_directory
-from reconciler.kernel_parts import (
+from reconciler.kernel.parts import (
     INITRD,
     KERNEL,
     MODULES,

@@ -14,13 +14,13 @@ from pathlib import Path
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
 from typing import NamedTuple
 
-from reconciler import ext4_dirent
-from reconciler.debugfs import Script
 from reconciler.errors import Code, HostError
-from reconciler.ext4 import LOST_AND_FOUND, ROOT_INODE, Filesystem, Inode
-from reconciler.ext4_xattr import ACL_NAMES, CAPABILITY, is_acl, normal_acl
+from reconciler.ext4 import dirent
+from reconciler.ext4.debugfs import Script
+from reconciler.ext4.imagefile import durable, failure
+from reconciler.ext4.reader import LOST_AND_FOUND, ROOT_INODE, Filesystem, Inode
+from reconciler.ext4.xattr import ACL_NAMES, CAPABILITY, is_acl, normal_acl
 from reconciler.files import host_errors
-from reconciler.imagefile import durable, failure
 from reconciler.model import DesiredImage, printable
 from reconciler.oci.entries import Kind, Node, Tree
 from reconciler.room import Room
@@ -38,9 +38,9 @@ _TYPE_BITS = [_TYPES.get(kind, 0) for kind in sorted(Kind)]
 """The same, by index: an enum hashes in Python, and this is asked for every inode."""
 
 _ENTRY_TYPES = {
-    Kind.CHARACTER: ext4_dirent.CHARACTER,
-    Kind.BLOCK: ext4_dirent.BLOCK,
-    Kind.FIFO: ext4_dirent.FIFO,
+    Kind.CHARACTER: dirent.CHARACTER,
+    Kind.BLOCK: dirent.BLOCK,
+    Kind.FIFO: dirent.FIFO,
 }
 _SET_BY_SCRIPT = (CAPABILITY, *ACL_NAMES)
 """Attributes that only root may set on a file of the host; `user.*` comes with the staging tree."""
@@ -263,7 +263,7 @@ def _correct_entries(descriptor: int, filesystem: Filesystem, places: list[Place
             if number in special
         }
         if names:
-            ext4_dirent.set_types(descriptor, filesystem, directory, names)
+            dirent.set_types(descriptor, filesystem, directory, names)
 
 
 def _difference(filesystem: Filesystem, place: Place) -> str:

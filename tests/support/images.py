@@ -27,7 +27,7 @@ else:
     from backports import zstd
 
 if TYPE_CHECKING:
-    from tests.support.registry import RunningRegistry
+    from support.registry import RunningRegistry
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 from reconciler.errors import RemoteError
-from reconciler.kernel import KernelStore, Progress
+from reconciler.kernel.store import KernelStore, Progress
 from reconciler.model import FileSource, KernelEntry
 
 RELEASE = "6.1.0-18-cloud-amd64"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.debugfs import Script, complaints
 from reconciler.errors import HostError
+from reconciler.ext4.debugfs import Script, complaints
 
 
 def test_every_command_of_the_api_passes_its_own_grammar() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import Code, HostError
-from reconciler.imagefile import durable, failure
+from reconciler.ext4.imagefile import durable, failure
 
 
 def test_the_file_is_new_sparse_and_of_that_size(tmp_path: Path) -> None:

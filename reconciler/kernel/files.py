@@ -1,6 +1,6 @@
 """Copies of kernels, initrds and modules trees that are known by their digests.
 
-`kernel_parts` brings sources into the store with these, and the store's files beside a rootfs. The
+`parts` brings sources into the store with these, and the store's files beside a rootfs. The
 digest is always that of the copy: whatever happens to a source meanwhile, it tells the truth about
 the bytes that were kept (docs/architecture.md, F19).
 """

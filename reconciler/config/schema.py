@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from reconciler.config_problems import toml_value
+from reconciler.config.problems import toml_value
 from reconciler.durations import parse_duration
 from reconciler.errors import BangerError
 from reconciler.model import Platform, printable

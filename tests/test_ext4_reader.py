@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filesystems import (
+from support.filesystems import (
     ACL,
     CAPABILITY,
     MIB,
@@ -25,7 +25,7 @@ from filesystems import (
 )
 
 from reconciler.errors import Code, HostError
-from reconciler.ext4 import ROOT_INODE, Filesystem
+from reconciler.ext4.reader import ROOT_INODE, Filesystem
 from reconciler.oci.entries import Kind, Node
 from reconciler.stages import ext4
 

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from reconciler.errors import Code, HostError
-from reconciler.ext4_xattr import INODE_MAGIC, parse_block, parse_inode_body
+from reconciler.ext4.xattr import INODE_MAGIC, parse_block, parse_inode_body
 from reconciler.files import host_errors
 
 ROOT_INODE = 2

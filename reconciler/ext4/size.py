@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reconciler.errors import ImageError
-from reconciler.ext4_xattr import blocks_needed
+from reconciler.ext4.xattr import blocks_needed
 from reconciler.model import printable
 from reconciler.oci.entries import Kind, Node, Tree
 

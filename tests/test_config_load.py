@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.config import Config, load, parse
-from reconciler.config_problems import key_lines
-from reconciler.config_schema import Document
+from reconciler.config.load import Config, load, parse
+from reconciler.config.problems import key_lines
+from reconciler.config.schema import Document
 from reconciler.errors import ConfigError
 from reconciler.model import FileSource, Platform
 

@@ -1,7 +1,7 @@
 """`banger.toml`, read: TOML bytes in, one frozen `Config` out, or all of its problems at once.
 
 `cli` and `watch` load a file with it and pass the `Config` down; nobody below reads the file. The
-shape of the file is `config_schema`, the wording of problems `config_problems`; here is what needs
+shape of the file is `schema`, the wording of problems `problems`; here is what needs
 the whole of it: reading, defaults, names, and paths that are relative to the file.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 import tomli
 from pydantic import ValidationError
 
-from reconciler import config_schema as schema
-from reconciler.config_file import decode, invalid, read_bytes
-from reconciler.config_problems import Problem, report, schema_problems, toml_value
+from reconciler.config import schema
+from reconciler.config.file import decode, invalid, read_bytes
+from reconciler.config.problems import Problem, report, schema_problems, toml_value
 from reconciler.errors import BangerError, ConfigError
 from reconciler.model import FileSource, ImageSpec, KernelEntry, RegistryConfig, printable
 from reconciler.oci.reference import LOCAL_SCHEMES, default_name, parse_reference

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Mapping
 
 from reconciler.errors import Code, HostError
-from reconciler.ext4 import Filesystem, Inode, dirents
+from reconciler.ext4.reader import Filesystem, Inode, dirents
 from reconciler.files import host_errors
 
 CHARACTER, BLOCK, FIFO = 3, 4, 5

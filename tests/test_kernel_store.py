@@ -26,10 +26,10 @@ from support.kernels import (
     tree,
 )
 
-from reconciler import kernel_files
 from reconciler.errors import BangerError, Code, HostError, ImageError
 from reconciler.files import clone_file
-from reconciler.kernel import Progress
+from reconciler.kernel import files
+from reconciler.kernel.store import Progress
 from reconciler.model import FileSource, KernelEntry, Platform
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
@@ -299,7 +299,7 @@ def test_a_source_that_changes_while_it_is_copied(
         if source.name == "vmlinuz":
             source.write_bytes(bzimage(body=b"changed"))
 
-    monkeypatch.setattr(kernel_files, "clone_file", clone_and_change)
+    monkeypatch.setattr(files, "clone_file", clone_and_change)
     with pytest.raises(HostError, match="changed while it was copied") as caught:
         fetch(host, entry(host))
     assert caught.value.retryable

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from reconciler.errors import Code, HostError, ImageError
 from reconciler.files import file_digest, host_error
-from reconciler.kernel_files import (
+from reconciler.kernel.files import (
     changed,
     copy_file,
     copy_modules,
@@ -23,7 +23,7 @@ from reconciler.kernel_files import (
     modules_release,
     scan_modules,
 )
-from reconciler.kernel_image import KernelImage, check_initrd, inspect_kernel
+from reconciler.kernel.image import KernelImage, check_initrd, inspect_kernel
 from reconciler.model import FileSource, KernelEntry, Platform, printable
 
 KERNEL, INITRD, MODULES = "kernel", "initrd.img", "modules"

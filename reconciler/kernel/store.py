@@ -36,8 +36,8 @@ from reconciler.files import (
     sync_directory,
     write_durably,
 )
-from reconciler.kernel_image import KernelImage
-from reconciler.kernel_parts import (
+from reconciler.kernel.image import KernelImage
+from reconciler.kernel.parts import (
     INITRD,
     KERNEL,
     MODULES,

@@ -1,0 +1,1 @@
+"""Our own dealings with ext4 images: reading them, sizing them, scripting debugfs."""
