@@ -127,7 +127,8 @@ def _digest(image: dict[str, Any]) -> str:
 
 
 def _rootfs(image: dict[str, Any]) -> str:
-    return f"{image['path']}/rootfs.ext4" if image["path"] else "-"
+    """By name: shorter than by id, and what a launcher opens."""
+    return f"{image['by_name']}/rootfs.ext4" if image["by_name"] else "-"
 
 
 def _size(number: int) -> str:

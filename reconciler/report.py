@@ -96,6 +96,7 @@ def _image(result: Pass, plan: ImagePlan, outcome: Outcome | None) -> Document:
         "resolved_digest": desired.pinned.digest if desired else record and record.digest,
         "id": image_id,
         "path": str(result.store.artifact(image_id)) if image_id else None,
+        "by_name": str(result.store.by_name / plan.name) if image_id else None,
         "action": plan.action.value,
         "reason": plan.reason.value,
         "stages": stage_documents(plan, outcome),

@@ -25,8 +25,6 @@ from support import unprivileged
 from support.images import push
 from support.registry import RunningRegistry
 
-pytest_plugins = ["support.registry"]
-
 NEEDS = ["mmdebstrap", "umoci", "docker-registry", "skopeo", "setfacl", "setcap"]
 MISSING = [name for name in NEEDS if not shutil.which(name)]
 pytestmark = [

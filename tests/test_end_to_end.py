@@ -29,8 +29,6 @@ from support.registry import RunningRegistry
 
 from reconciler.oci.blobs import BlobCache
 
-pytest_plugins = ["support.registry"]
-
 BASE = tar(
     directory("etc"),
     file("etc/hostname", b"guest\n"),

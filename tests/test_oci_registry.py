@@ -19,7 +19,7 @@ from support.images import (
     tar,
     write_index,
 )
-from support.registry import RunningRegistry, make_certificates, registry, running_registry
+from support.registry import RunningRegistry, make_certificates, running_registry
 from support.server import Request, Route, Script, scripted
 
 from reconciler.errors import BangerError, Code, HostError, RemoteError
