@@ -27,8 +27,6 @@ from reconciler.model import Descriptor, ImageSpec, Platform, RegistryConfig
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.source import Sources
 
-__all__ = ["registry"]
-
 LAYER = tar(file("etc/hostname", b"guest\n"), file("big", bytes(range(256)) * 4000))
 CANARY = "c4nary-s3cret"
 AMD64 = Platform("linux", "amd64")
