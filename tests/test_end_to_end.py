@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pty
@@ -26,6 +27,7 @@ from support.images import directory, file, make_layout, push, symlink, tar
 from support.kernels import bzimage
 from support.program import Program, Result, snapshot
 from support.registry import RunningRegistry
+from support.server import scripted
 
 from reconciler.oci.blobs import BlobCache
 
@@ -455,30 +457,35 @@ class TestBadInput:
             holder.kill()
 
 
+def with_mke2fs(program: Program, config: Path, stand_in: str, mode: int) -> Result:
+    """A pass on a machine whose mke2fs is `stand_in`, in a mount namespace of its own.
+
+    The real one is to be found beside it, as mke2fs.real.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("a mount namespace needs root here")
+    fake = program.root / "mke2fs"
+    fake.write_text(stand_in)
+    fake.chmod(mode)
+    real = Path(shutil.which("mke2fs", path="/usr/sbin:/sbin") or "").resolve()
+    shutil.copy(real, program.root / "mke2fs.real")
+    argv = shlex.join(program.argv(config, "--json"))
+    script = f"mount --bind {fake} {real} && exec {argv}"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        env=program.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
 class TestHost:
     """What the machine lacks, said plainly."""
 
-    def with_mke2fs(self, program: Program, config: Path, stand_in: str, mode: int) -> Result:
-        """A pass on a machine whose mke2fs is `stand_in`, in a mount namespace of its own."""
-        if os.geteuid() != 0:
-            pytest.skip("a mount namespace needs root here")
-        fake = program.root / "mke2fs"
-        fake.write_text(stand_in)
-        fake.chmod(mode)
-        real = Path(shutil.which("mke2fs", path="/usr/sbin:/sbin") or "").resolve()
-        argv = shlex.join(program.argv(config, "--json"))
-        script = f"mount --bind {fake} {real} && exec {argv}"
-        done = subprocess.run(
-            ["unshare", "--mount", "sh", "-c", script],
-            env=program.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
-
     def test_e2fsprogs_missing(self, program: Program, config: Path) -> None:
-        result = self.with_mke2fs(program, config, "", 0o644)
+        result = with_mke2fs(program, config, "", 0o644)
         assert result.code == 1
         error = result.images["web"]["error"]
         assert error["code"] == "tool-missing"
@@ -487,7 +494,7 @@ class TestHost:
 
     def test_e2fsprogs_too_old(self, program: Program, config: Path) -> None:
         old = "#!/bin/sh\necho 'mke2fs 1.42.13 (17-May-2015)' >&2\n"
-        result = self.with_mke2fs(program, config, old, 0o755)
+        result = with_mke2fs(program, config, old, 0o755)
         assert result.code == 1
         error = result.images["web"]["error"]
         assert error["code"] == "tool-too-old"
@@ -586,6 +593,33 @@ class TestInterruption:
         assert child.returncode == 143
         assert program.run(config).code == 0
         e2fsck(program.rootfs("web"))
+
+    def test_killed_in_ext4_the_build_goes_on_from_the_whole_tree(
+        self, program: Program, config: Path
+    ) -> None:
+        real = program.root / "mke2fs.real"
+        deadly = f'#!/bin/sh\n[ "$1" = -V ] && exec {real} -V\nkill -9 $PPID\n'
+        assert with_mke2fs(program, config, deadly, 0o755).code == -signal.SIGKILL
+        assert ran(program, config) == FROM_EXT4
+        e2fsck(program.rootfs("web"))
+
+    def test_a_kernel_that_could_not_be_fetched_does_not_cost_the_rootfs(
+        self, program: Program, tmp_path: Path, layout: Path
+    ) -> None:
+        kernel = bzimage()
+        with scripted({"/vmlinuz": lambda request: request.reply(503)}) as server:
+            url, pin = f"http://{server.host}/vmlinuz", hashlib.sha256(kernel).hexdigest()
+            source = f'kernel = {{ url = "{url}", sha256 = "{pin}" }}'
+            head = f'[[kernel]]\nname = "lab"\n{source}\n'
+            image = {"name": "web", "ref": f"oci:{layout}:1", "kernel-ref": "lab"}
+            config = write_config(tmp_path / "banger.toml", image, head=head)
+            result = program.run(config, "--json")
+            assert result.code == 1
+            assert result.images["web"]["error"]["stage"] == "kernel"
+            assert result.images["web"]["error"]["retryable"] is True
+            server.routes["/vmlinuz"] = lambda request: request.reply(200, kernel)
+            assert ran(program, config) == "kernel publish record"
+            assert (program.rootfs("web").parent / "kernel").read_bytes() == kernel
 
     def test_kill_leaves_what_the_next_pass_heals(self, program: Program, config: Path) -> None:
         for delay in (0.6, 0.8, 1.0, 1.2):
