@@ -7,12 +7,12 @@ after the other, because the planner lets the later ones use what the first publ
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from reconciler.collection import Collection, Holding, Kind, Removal
 from reconciler.errors import BangerError, Code, HostError
 from reconciler.model import Action, Emit, Failure, Record, Stage
+from reconciler.parallel import in_threads
 from reconciler.pipeline import Progress, Services, StageResult, build
 from reconciler.plan import ImagePlan, Plan
 from reconciler.room import Interrupted
@@ -58,8 +58,8 @@ def apply(
     def walk(images: list[ImagePlan]) -> list[Outcome]:
         return [_apply_image(image, services, failures.get(image.name)) for image in images]
 
-    with ThreadPoolExecutor(jobs, thread_name_prefix="image") as pool:
-        done = {o.plan.name: o for group in pool.map(walk, groups.values()) for o in group}
+    walked = in_threads(walk, groups.values(), jobs, "image")
+    done = {outcome.plan.name: outcome for group in walked for outcome in group}
     return tuple(done[image.name] for image in plan.images)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from reconciler.kernel.store import KernelStore
 from reconciler.model import DesiredImage, ImageSpec, KernelTriple, Record, Stage
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.source import Sources
+from reconciler.parallel import in_threads
 from reconciler.plan import Artifact, Observed, Unresolved
 from reconciler.records import Contents
 from reconciler.stages import flatten, resolve
@@ -42,8 +42,8 @@ class Surveyor:
     def wanted(self, config: Config) -> tuple[DesiredImage | Unresolved, ...]:
         """Pin every wanted image, several at a time; one that cannot be pinned says why."""
         port = config.guest.vsock_port
-        with ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve") as pool:
-            return tuple(pool.map(lambda spec: self._pin(spec, port), config.images))
+        pinned = in_threads(lambda s: self._pin(s, port), config.images, _RESOLVERS, "resolve")
+        return tuple(pinned)
 
     def _pin(self, spec: ImageSpec, vsock_port: int) -> DesiredImage | Unresolved:
         stage = Stage.RESOLVE

@@ -31,7 +31,7 @@ guest.*
 tools ext4.*
 config.*
 oci.*
-files
+files parallel
 sizes durations
 model
 errors
