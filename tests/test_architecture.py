@@ -26,13 +26,14 @@ collection
 plan
 events
 records store
+manifest
 kernel.*
 guest.*
 tools ext4.*
 config.*
 oci.*
 files parallel
-sizes durations
+sizes durations streams
 model
 errors
 __init__
