@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from reconciler import __version__
-from reconciler.errors import BangerError, Busy, ConfigError
+from reconciler.errors import BangerError, Busy, ConfigError, HostError
+from reconciler.streams import mend_streams
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,7 +96,11 @@ def _base(variable: str, systemd: str, xdg: str, home: str) -> Callable[[], Path
             return Path(given.split(":", 1)[0])
         if shared := os.environ.get(xdg):
             return Path(shared) / "banger"
-        return Path.home() / home / "banger"
+        try:
+            return Path.home() / home / "banger"
+        except RuntimeError:  # neither HOME nor an entry in the user database
+            brief = f"no directory is known: neither ${variable} nor $HOME is set"
+            raise HostError(brief, resolution="Set HOME, or give both directories.") from None
 
     return default
 
@@ -344,6 +349,7 @@ def _print_json(document: dict[str, Any]) -> None:
 def main() -> NoReturn:
     """Run the command line and exit with a code of the contract."""
     arguments = sys.argv[1:]
+    mend_streams()
     as_json = "--json" in arguments
     try:
         cli.main(args=arguments, prog_name="banger-reconcile", standalone_mode=False)
@@ -359,6 +365,11 @@ def main() -> NoReturn:
         sys.exit(exit_code(error))
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the reader has gone away
+        sys.exit(EXIT_FAILED)
+    except OSError as error:
+        from reconciler.files import host_error
+
+        _show_error(host_error("the run ended early", error), as_json=as_json)
         sys.exit(EXIT_FAILED)
     sys.exit(EXIT_OK)
 

@@ -89,12 +89,14 @@ def reconcile(config: Config, host: Host) -> Pass:
             observed = surveyor.observed(wanted, before)
             plan = make_plan(wanted, observed)
             host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
-            recovered = [observed.records[name] for name in sorted(observed.recovered)]
-            restore_records(services, bool(before.unusable), recovered)
+            restore_records(services, before, observed)
             jobs = host.jobs or config.reconcile.jobs
             outcomes = apply(plan, services, before.failures, jobs)
             after = services.records.read()
-            collected = _collect(surveyor, services, plan, after, _ages(config), dry_run=False)
+            collected = Collected()
+            if not host.cancelled.is_set():
+                worse = before if before.unusable or before.damaged else after
+                collected = _collect(surveyor, services, plan, worse, _ages(config), dry_run=False)
     return Pass(
         mode="apply",
         reconcile_id=reconcile_id,
@@ -202,13 +204,14 @@ def _collect(
     dry_run: bool,
 ) -> Collected:
     """Collect, unless the records cannot be read: then nothing is known to be garbage."""
-    known = services.store.database.exists() or services.store.names()
+    links = services.store.names()
+    known = services.store.database.exists() or links or services.store.artifact_ids()
     if known and (contents.unusable or contents.damaged):
-        return Collected(errors=("nothing is collected: the records cannot be read",))
+        return Collected(errors=("nothing is collected: the records could not be read",))
     specs = [image.desired.spec for image in plan.images if image.desired] if plan else []
     documents = services.sources.documents(specs)
-    stays = references(contents.records.values(), plan, documents)
-    found = plan_collection(surveyor.holdings(), stays, ages)
+    stays = references(contents.records.values(), plan, documents, links)
+    found = plan_collection(surveyor.holdings(stays), stays, ages)
     if not dry_run:
         return collect(found, services.store, services.emit)
     freed = sum(removal.holding.bytes for removal in found.remove)

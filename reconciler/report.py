@@ -88,15 +88,18 @@ def _image(result: Pass, plan: ImagePlan, outcome: Outcome | None) -> Document:
     record = result.after.records.get(plan.name, plan.record)
     failure = result.after.failures.get(plan.name)
     error = outcome.error if outcome else plan.unresolved and plan.unresolved.error
-    image_id = plan.id or (record.id if record else None)
+    image_id = record.id if record else plan.id
+    if result.mode == "plan" and plan.runs:
+        image_id = plan.id or image_id
+    stands = record or (result.mode == "plan" and plan.desired and plan.runs)
     desired = plan.desired
     return {
         "name": plan.name,
         "ref": _spec_ref(plan),
         "resolved_digest": desired.pinned.digest if desired else record and record.digest,
         "id": image_id,
-        "path": str(result.store.artifact(image_id)) if image_id else None,
-        "by_name": str(result.store.by_name / plan.name) if image_id else None,
+        "path": str(result.store.artifact(image_id)) if image_id and stands else None,
+        "by_name": str(result.store.by_name / plan.name) if image_id and stands else None,
         "action": plan.action.value,
         "reason": plan.reason.value,
         "stages": stage_documents(plan, outcome),
@@ -252,9 +255,15 @@ def status_document(status: Status) -> Document:
         "schema_version": SCHEMA_VERSION,
         "mode": "status",
         "images": [_status(name, status) for name in names],
-        "warnings": [*contents.damaged],
+        "warnings": [*contents.damaged, *_unusable(status)],
         "errors": [],
     }
+
+
+def _unusable(status: Status) -> list[str]:
+    """Why no record could be read, where there were some."""
+    there = status.store.database.exists()
+    return [status.contents.unusable] if status.contents.unusable and there else []
 
 
 def _status(name: str, status: Status) -> Document:

@@ -40,6 +40,8 @@ class Feed:
         self._blobs: dict[str, Future[Path]] = {
             layer.blob.digest: Future() for layer in image.layers
         }
+        self.abandoned = threading.Event()
+        """Flatten has failed: nobody takes what is still on its way."""
 
     def put(self, digest: str, path: Path) -> None:
         """Pull has verified this blob; it lies at `path`. Layers may share a blob."""
