@@ -225,7 +225,7 @@ class Surveyor:
             yield _holding(Kind.STAGING, image_id, path, now, in_use=is_open(path))
         for path in store.strangers():
             yield Holding(Kind.STRANGER, path.name, path, 0.0, 0)
-        for path in sorted(store.scratch.iterdir()) if store.owns_scratch() else ():
+        for path in store.half_made():
             yield _holding(Kind.SCRATCH, path.name, path, now)
         for digest, path, size, mtime in self.blobs.listing():
             yield Holding(Kind.BLOB, digest, path, _age(now, mtime / 1e9), size)

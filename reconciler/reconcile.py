@@ -11,13 +11,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from reconciler.apply import Collected, Outcome, apply, collect, restore_records
 from reconciler.collection import Ages, plan_collection, references
 from reconciler.config.load import Config
+from reconciler.errors import HostError
 from reconciler.kernel.store import KernelStore
 from reconciler.model import Emit, RegistryConfig
 from reconciler.observe import Surveyor
@@ -92,7 +93,7 @@ def reconcile(config: Config, host: Host) -> Pass:
             restore_records(services, before, observed)
             jobs = host.jobs or config.reconcile.jobs
             outcomes = apply(plan, services, before.failures, jobs)
-            after = services.records.read()
+            after = _read_again(services, before)
             collected = Collected()
             if not host.cancelled.is_set():
                 worse = before if before.unusable or before.damaged else after
@@ -111,6 +112,14 @@ def reconcile(config: Config, host: Host) -> Pass:
         collected=collected,
         warnings=_warnings(plan, before, collected),
     )
+
+
+def _read_again(services: Services, before: Contents) -> Contents:
+    """The records after the work; where a full disk forbids even that, those from before it."""
+    try:
+        return services.records.read()
+    except HostError as error:
+        return replace(before, unusable=error.brief)
 
 
 def preview(config: Config, host: Host) -> Pass:

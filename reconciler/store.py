@@ -159,6 +159,14 @@ class Store:
         named = (p for p in self._listed() if not _is_id(p.name.removesuffix(STAGING_SUFFIX)))
         return [path for path in named if path.name not in ours]
 
+    def half_made(self) -> list[Path]:
+        """What unfinished work left outside images/: trees in scratch, kernels on their way."""
+        trees = (
+            list(self.scratch.iterdir()) if self.owns_scratch() and self.scratch.is_dir() else []
+        )
+        kernels = self.kernels.glob(".*.staging") if self.kernels.is_dir() else ()
+        return sorted([*trees, *kernels])
+
     def names(self) -> dict[str, str]:
         """name -> id, as the by-name links say it."""
         found = {}
