@@ -273,8 +273,7 @@ def remove_tree(path: Path) -> None:
     Links are never followed. Raises OSError EBUSY, before anything is removed, when a filesystem
     is mounted there or in it: what lies in that is not ours.
     """
-    if mount := _mount_in(path):
-        raise OSError(errno.EBUSY, "a filesystem is mounted there", mount)
+    refuse_mounts(path)
     try:
         parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -303,6 +302,12 @@ def _remove(name: str, parent: int) -> None:
     finally:
         os.close(directory)
     os.rmdir(name, dir_fd=parent)
+
+
+def refuse_mounts(path: Path) -> None:
+    """Raise OSError EBUSY when a filesystem is mounted at or below a path."""
+    if mount := _mount_in(path):
+        raise OSError(errno.EBUSY, "a filesystem is mounted there", mount)
 
 
 def _mount_in(path: Path) -> str | None:

@@ -34,6 +34,7 @@ from reconciler.errors import Busy, Code, HostError
 from reconciler.files import (
     host_errors,
     is_open_elsewhere,
+    refuse_mounts,
     remove_tree,
     rename_exchange,
     rename_new,
@@ -247,6 +248,7 @@ class Store:
             raise HostError(f"{final} is kept: it was opened just now", code=Code.BUSY)
         self.remove(staging)
         with host_errors(f"{final} cannot be removed"):
+            refuse_mounts(final)
             rename_new(final, staging)
             sync_directory(self.images)
         self.remove(staging)
