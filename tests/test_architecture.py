@@ -28,6 +28,7 @@ events
 records store
 kernel.*
 guest.*
+logins
 tools ext4.*
 config.*
 oci.*
