@@ -41,6 +41,7 @@ class Options:
     state_dir: Path
     cache_dir: Path
     jobs: int | None
+    offline: bool
     progress: str
     color: str
     log_level: str | None
@@ -118,6 +119,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--state-dir", type=directory, help="Records and artifacts live here."),
         click.option("--cache-dir", type=directory, help="Downloaded blobs live here."),
         click.option("--jobs", type=click.IntRange(1, 64), help="Images at a time."),
+        click.option("--offline", is_flag=True, help="Ask no registry: use what is cached."),
         click.option("--progress", type=choice(["auto", "plain", "json", "none"]), default="auto"),
         click.option("--color", type=choice(["auto", "always", "never"]), default="auto"),
         click.option("--log-level", type=choice(["debug", "info", "warning", "error"])),
@@ -144,7 +146,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     return gathered
 
 
-_COMMON = ("jobs", "progress", "color", "log_level", "log_format", "quiet", "verbose")
+_COMMON = ["jobs", "offline", "progress", "color", "log_level", "log_format", "quiet", "verbose"]
 _config = click.argument("config", type=click.Path(path_type=Path), metavar="CONFIG")
 
 
@@ -322,7 +324,9 @@ def _events(options: Options) -> Iterator[Events]:
 def _host(options: Options, events: Events, cancelled: threading.Event) -> Host:
     from reconciler.reconcile import Host
 
-    return Host(options.state_dir, options.cache_dir, events, cancelled, options.jobs)
+    return Host(
+        options.state_dir, options.cache_dir, events, cancelled, options.jobs, options.offline
+    )
 
 
 def _console(options: Options, *, stderr: bool = False) -> Console:

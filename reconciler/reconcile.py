@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +21,7 @@ from reconciler.collection import Ages, plan_collection, references
 from reconciler.config.load import Config
 from reconciler.errors import HostError
 from reconciler.kernel.store import KernelStore
+from reconciler.logins import ask_helper
 from reconciler.model import Emit, RegistryConfig
 from reconciler.observe import Surveyor
 from reconciler.oci.blobs import BlobCache, BorrowedBlobs
@@ -27,9 +29,10 @@ from reconciler.oci.source import Sources
 from reconciler.pipeline import Services
 from reconciler.plan import Plan, make_plan
 from reconciler.records import Contents, Records
+from reconciler.room import Interrupted
 from reconciler.stages.record import timestamp
 from reconciler.store import Store
-from reconciler.tools import Tools
+from reconciler.tools import Checkpoint, Tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Host:
     cancelled: threading.Event
     jobs: int | None = None
     """Images at a time; None takes the configuration's word."""
+    offline: bool = False
+    """No request leaves: what is not in the cache is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +187,14 @@ def _services(
     blobs = BlobCache(store.oci)
     if aside:
         blobs = BorrowedBlobs(blobs, aside)
-    with Sources(registries, blobs, host.emit, read_only=aside is not None) as sources:
+    with Sources(
+        registries,
+        blobs,
+        host.emit,
+        offline=host.offline,
+        read_only=aside is not None,
+        ask=partial(ask_helper, checkpoint=_checkpoint(host.cancelled)),
+    ) as sources:
         yield Services(
             store=store,
             records=Records(store.database),
@@ -193,6 +205,14 @@ def _services(
             emit=host.emit,
             cancelled=host.cancelled,
         )
+
+
+def _checkpoint(cancelled: threading.Event) -> Checkpoint:
+    def checkpoint() -> None:
+        if cancelled.is_set():
+            raise Interrupted("the pass was interrupted")
+
+    return checkpoint
 
 
 def _surveyor(services: Services) -> Surveyor:

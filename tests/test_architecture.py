@@ -29,6 +29,7 @@ records store
 manifest
 kernel.*
 guest.*
+logins
 tools ext4.*
 config.*
 oci.*
