@@ -20,6 +20,7 @@ from reconciler.manifest import ROOTFS
 from reconciler.model import DesiredImage, Emit, Stage
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.layers import LayerMismatch
+from reconciler.oci.limits import DEFAULTS, Limits
 from reconciler.oci.source import Sources
 from reconciler.plan import ImagePlan
 from reconciler.records import Records
@@ -41,6 +42,7 @@ class Services:
     tools: Tools
     emit: Emit
     cancelled: threading.Event
+    limits: Limits = DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ def _room(plan: ImagePlan, image: DesiredImage, services: Services) -> Room:
         feed=Feed(image.pinned),
         before=plan.record or plan.taken_over,
         cancelled=services.cancelled,
+        limits=services.limits,
     )
 
 

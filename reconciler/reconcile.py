@@ -25,6 +25,7 @@ from reconciler.logins import ask_helper
 from reconciler.model import Emit, RegistryConfig
 from reconciler.observe import Surveyor
 from reconciler.oci.blobs import BlobCache, BorrowedBlobs
+from reconciler.oci.limits import DEFAULTS
 from reconciler.oci.source import Sources
 from reconciler.pipeline import Services
 from reconciler.plan import Plan, make_plan
@@ -187,6 +188,7 @@ def _services(
     blobs = BlobCache(store.oci)
     if aside:
         blobs = BorrowedBlobs(blobs, aside)
+    limits = config.limits if config else DEFAULTS
     with Sources(
         registries,
         blobs,
@@ -194,6 +196,7 @@ def _services(
         offline=host.offline,
         read_only=aside is not None,
         ask=partial(ask_helper, checkpoint=_checkpoint(host.cancelled)),
+        limits=limits,
     ) as sources:
         yield Services(
             store=store,
@@ -204,6 +207,7 @@ def _services(
             tools=Tools(),
             emit=host.emit,
             cancelled=host.cancelled,
+            limits=limits,
         )
 
 

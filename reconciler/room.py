@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.errors import BangerError, Code
 from reconciler.model import DesiredImage, Emit, PinnedImage, Record
+from reconciler.oci.limits import DEFAULTS, Limits
 
 if TYPE_CHECKING:
     from reconciler.kernel.store import KernelStore
@@ -80,6 +81,8 @@ class Room:
     before: Record | None = None
     """The record that the name, or the old name that it takes over, has now."""
     cancelled: threading.Event = field(default_factory=threading.Event)
+    limits: Limits = DEFAULTS
+    """What the image may ask for."""
     tree: Tree | None = None
     """The merged tree: flatten sets it; after a resumed flatten `stages.flatten.load` does."""
     not_carried: list[str] = field(default_factory=list)

@@ -28,7 +28,7 @@ from reconciler.oci.challenge import (
     parse_challenges,
     parse_token,
 )
-from reconciler.oci.documents import DOCUMENT_LIMIT
+from reconciler.oci.limits import exceeded
 from reconciler.oci.reference import DOCKER_HUB
 from reconciler.oci.refusals import LOGIN_HINT, refusal
 
@@ -59,18 +59,27 @@ class Body:
         """What the server wants for an Authorization."""
         return parse_challenges(self._response.headers.get_list("www-authenticate"))
 
-    def small(self, limit: int = DOCUMENT_LIMIT) -> bytes:
-        """All of it. Raises RemoteError: limit-exceeded, or when it takes longer than a minute."""
+    def small(self, limit: int, field: str = "") -> bytes:
+        """All of it. Raises RemoteError: limit-exceeded, or when it takes longer than a minute.
+
+        field: the one of `Limits` from which `limit` comes, if any.
+        """
         end, parts, size = time.monotonic() + DOCUMENT_SECONDS, [], 0
         for chunk in self._response.iter_raw():
             parts.append(chunk)
             size += len(chunk)
             if size > limit:
-                brief = f"{self.host} sent a document of over {limit} bytes"
-                raise RemoteError(brief, code=Code.LIMIT_EXCEEDED, retryable=False)
+                raise self._too_long(limit, field)
             if time.monotonic() > end:
                 raise RemoteError(f"{self.host} took over {DOCUMENT_SECONDS:.0f} s for a document")
         return b"".join(parts)
+
+    def _too_long(self, limit: int, field: str) -> RemoteError:
+        brief, resolution = f"{self.host} sent a document of over {limit} bytes", ""
+        if field:
+            error = exceeded(field, limit, f"{self.host} sent a document")
+            brief, resolution = error.brief, error.resolution
+        return RemoteError(brief, code=Code.LIMIT_EXCEEDED, retryable=False, resolution=resolution)
 
     def chunks(self) -> Iterator[bytes]:
         """All of it in pieces. Raises RemoteError when it trickles."""

@@ -13,6 +13,7 @@ from reconciler.errors import BangerError, Code, RemoteError
 from reconciler.model import Descriptor
 from reconciler.oci.blobs import Claim
 from reconciler.oci.documents import ACCEPT
+from reconciler.oci.limits import Limits
 from reconciler.oci.reference import check_digest
 from reconciler.oci.registry import Body, Registry
 from reconciler.oci.retry import Note, retrying
@@ -28,6 +29,7 @@ class Repository:
     registry: Registry
     name: str
     note: Note
+    limits: Limits
 
     def manifest(self, reference: str) -> tuple[bytes, str]:
         """The bytes of a manifest or index by tag or digest, not verified, and their media type."""
@@ -60,7 +62,7 @@ class Repository:
             if "html" in media_type:
                 brief = f"{self._called(reference)}: {body.host} answers with a web page"
                 raise RemoteError(brief, code=Code.REGISTRY_INVALID)
-            return body.small(), media_type
+            return body.small(self.limits.document_bytes, "document_bytes"), media_type
 
     def _digest(self, tag: str) -> str | None:
         with self.registry.request(
@@ -78,7 +80,7 @@ class Repository:
             self.name, f"blobs/{check_digest(descriptor.digest)}", {}
         ) as body:
             body.check(self._called(descriptor.digest), missing="no such blob")
-            return body.small()
+            return body.small(self.limits.document_bytes, "document_bytes")
 
     def _blob(self, claim: Claim, progress: Progress) -> None:
         size = claim.descriptor.size
