@@ -26,7 +26,7 @@ from reconciler.model import Emit, RegistryConfig
 from reconciler.observe import Surveyor
 from reconciler.oci.blobs import BlobCache, BorrowedBlobs
 from reconciler.oci.limits import DEFAULTS
-from reconciler.oci.source import Sources
+from reconciler.oci.source import TIMEOUT, Sources
 from reconciler.pipeline import Services
 from reconciler.plan import Plan, make_plan
 from reconciler.records import Contents, Records
@@ -197,6 +197,7 @@ def _services(
         read_only=aside is not None,
         ask=partial(ask_helper, checkpoint=_checkpoint(host.cancelled)),
         limits=limits,
+        timeout=config.reconcile.timeout if config else TIMEOUT,
     ) as sources:
         yield Services(
             store=store,

@@ -42,7 +42,7 @@ __init__
 
 OWNERS = {
     "subprocess": {"tools"},
-    "httpx": {"oci.registry"},
+    "httpx": {"oci.web"},
     "tomli": {"config.load"},
     "sqlite3": {"records"},
     "watchfiles": {"watch"},

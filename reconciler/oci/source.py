@@ -34,12 +34,14 @@ from reconciler.oci.download import download
 from reconciler.oci.limits import DEFAULTS, Limits, exceeded
 from reconciler.oci.local import LocalImages, LocalSource
 from reconciler.oci.reference import Reference, parse_reference
-from reconciler.oci.registry import Registry, Web
+from reconciler.oci.registry import Registry
 from reconciler.oci.repository import Progress, Repository
 from reconciler.oci.tags import TagMemory
+from reconciler.oci.web import Web
 
 MAX_NESTING = 4
 """Indexes within indexes."""
+TIMEOUT = 1800.0
 MIRROR_REST = 60.0
 """Seconds for which a mirror that is not available is not asked again."""
 
@@ -51,6 +53,7 @@ class Sources:
 
     offline: no request leaves. read_only: what tags stand for is not remembered. ask: runs
     credential helpers, see `oci.auth.Ask`. limits: what documents and archives may ask for.
+    timeout: seconds for one blob, as `timeout` of [reconcile] is for one image.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Sources:
         read_only: bool = False,
         ask: Ask | None = None,
         limits: Limits = DEFAULTS,
+        timeout: float = TIMEOUT,
     ) -> None:
         self._configured = {entry.host: entry for entry in registries}
         self._blobs = blobs
@@ -70,6 +74,7 @@ class Sources:
         self._offline = offline
         self._read_only = read_only
         self._limits = limits
+        self._timeout = timeout
         self._local = LocalImages(limits)
         self._tags = TagMemory(blobs.tags)
         self._web = Web(registries)
@@ -256,7 +261,8 @@ class Sources:
                 configured = tuple(self._configured.values())
                 self._registries[host] = Registry(host, self._web, self._keyring, configured)
             note = partial(self._note, host)
-            return Repository(self._registries[host], name, note, self._limits)
+            registry = self._registries[host]
+            return Repository(registry, name, note, self._limits, self._timeout)
 
     def _demand_online(self, spec: ImageSpec, what: str) -> None:
         if self._offline:
