@@ -263,9 +263,11 @@ class Web:
         line.begin()
         try:
             yield line
-        finally:
-            with self._lock:
-                idle.append(line)
+        except BaseException:
+            line.client.close()  # httpcore never frees a tunnel whose TLS failed
+            raise
+        with self._lock:
+            idle.append(line)
 
 
 def origin(url: str) -> Origin:
