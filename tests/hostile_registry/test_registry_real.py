@@ -95,7 +95,7 @@ def test_twenty_cuts_at_random_bytes(
             blob = pinned.layers[1].blob
             points = random.Random(seed).sample(range(1, blob.size), CUTS)
             for number, point in enumerate(points, 1):
-                line.relayed, line.cut_after = 0, point
+                line.relayed, line.plan = 0, [point]
                 path = sources.fetch(image, blob, nothing)
                 assert digest_of(path.read_bytes()) == blob.digest, f"seed {seed}, byte {point}"
                 assert line.cuts == number, f"seed {seed}"
@@ -116,12 +116,8 @@ def test_one_download_survives_many_cuts(
         image = spec(f"{line.host}/team/web:1")
         with opened(tmp_path / "c", entry(line.host, real, auth)) as sources:
             blob = sources.resolve(image).layers[1].blob
-
-            def cut_again(_: int) -> None:
-                if line.cut_after is None and line.cuts < len(points):
-                    line.cut_after = points[line.cuts]
-
-            path = sources.fetch(image, blob, cut_again)
+            line.plan = points
+            path = sources.fetch(image, blob, nothing)
             assert digest_of(path.read_bytes()) == blob.digest, f"seed {seed}"
             assert line.cuts >= 5, f"seed {seed}"
 

@@ -21,7 +21,7 @@ class Relay:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.cut_after: int | None = None
+        self.plan: list[int] = []
         self.cuts = 0
         self.relayed = 0
         self.tunnels: list[str] = []
@@ -65,12 +65,12 @@ class Relay:
         while chunk := server.recv(_CHUNK):
             with self._lock:
                 self.relayed += len(chunk)
-                if self.cut_after is not None and len(chunk) > self.cut_after:
-                    client.sendall(chunk[: self.cut_after])
-                    self.cut_after, self.cuts = None, self.cuts + 1
+                if self.plan and len(chunk) > self.plan[0]:
+                    client.sendall(chunk[: self.plan.pop(0)])
+                    self.cuts += 1
                     return
-                if self.cut_after is not None:
-                    self.cut_after -= len(chunk)
+                if self.plan:
+                    self.plan[0] -= len(chunk)
             client.sendall(chunk)
 
 
