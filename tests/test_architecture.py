@@ -42,7 +42,7 @@ __init__
 
 OWNERS = {
     "subprocess": {"tools"},
-    "httpx": {"oci.web"},
+    "httpx": {"oci.web", "oci.line"},
     "tomli": {"config.load"},
     "sqlite3": {"records"},
     "watchfiles": {"watch"},

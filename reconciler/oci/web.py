@@ -1,31 +1,27 @@
 """HTTP as registries need it: TLS per host, redirects that leak nothing, errors as words.
 
-The only module that knows httpx. `Web` is one request with everything that can go wrong told as a
-RemoteError; logins are `oci.registry`'s, and what is fetched is decided in `oci.repository` and
-`oci.download`.
+`Web` is one request with everything that can go wrong told as a RemoteError; logins are those of
+`oci.registry`, and what is fetched is decided in `oci.repository` and `oci.download`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from reconciler import __version__
-from reconciler.errors import Code, HostError, RemoteError
+from reconciler.errors import Code, RemoteError
 from reconciler.model import RegistryConfig, printable
 from reconciler.oci.challenge import Challenge, parse_challenges
 from reconciler.oci.limits import exceeded
+from reconciler.oci.line import Line, new_line, trust
 from reconciler.oci.manners import Deadline, Pauses
 from reconciler.oci.refusals import refusal
 from reconciler.oci.retry import parse_retry_after
@@ -40,7 +36,6 @@ PAUSE = 1.0
 """Seconds that a host is left alone after a 429 that does not say how long."""
 
 _ERROR_LIMIT, _ERROR_SECONDS = 8 << 10, 10.0
-_TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 Origin = tuple[str, str, int]
@@ -132,42 +127,6 @@ class Body:
         return words[:_ERROR_LIMIT]
 
 
-class _Line:
-    """An HTTP client with one connection at a time, which another thread can cut."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # no cookie is kept or sent
-        one = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-        self.client = httpx.Client(verify=context, timeout=_TIMEOUT, cookies=jar, limits=one)
-        self._socket: tuple[int, object] | None = None
-        self._is_cut = False
-
-    def begin(self) -> None:
-        """A new request starts."""
-        self._is_cut = False
-
-    def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Hears from httpcore what happens, and notes the socket of each new connection.
-
-        Its number and address, not itself: TLS takes it over, and it keeps both.
-        """
-        if event.endswith("connect_tcp.complete"):
-            with suppress(OSError):
-                found = info["return_value"].get_extra_info("socket")
-                self._socket = (found.fileno(), found.getsockname())
-            if self._is_cut:
-                self.cut()
-
-    def cut(self) -> None:
-        """Let whoever waits for the server wake up with an error."""
-        self._is_cut = True
-        if self._socket:
-            number, address = self._socket
-            with suppress(OSError), socket.socket(fileno=os.dup(number)) as twin:
-                if twin.getsockname() == address:  # it has not been closed meanwhile
-                    twin.shutdown(socket.SHUT_RDWR)
-
-
 class Web:
     """Requests of a pass. A CA of a `[[registry]]` entry holds for that host alone.
 
@@ -177,7 +136,7 @@ class Web:
     def __init__(self, registries: tuple[RegistryConfig, ...]) -> None:
         self._ca_files = {entry.host: entry.ca_file for entry in registries}
         self._contexts: dict[Path | None, ssl.SSLContext] = {}
-        self._idle: dict[tuple[Path | None, Origin], list[_Line]] = {}
+        self._idle: dict[tuple[Path | None, Origin], list[Line]] = {}
         self._pauses = Pauses()
         self._lock = threading.Lock()
         for name in ("httpx", "httpcore"):
@@ -253,13 +212,13 @@ class Web:
             self._pauses.ask(_host(response.request.url), seconds)
 
     @contextmanager
-    def _line(self, url: httpx.URL) -> Iterator[_Line]:
+    def _line(self, url: httpx.URL) -> Iterator[Line]:
         ca_file = self._ca_files.get(url.netloc.decode())
         with self._lock:
             if ca_file not in self._contexts:
-                self._contexts[ca_file] = _trust(ca_file)
+                self._contexts[ca_file] = trust(ca_file)
             idle = self._idle.setdefault((ca_file, _origin(url)), [])
-            line = idle.pop() if idle else _new_line(self._contexts[ca_file])
+            line = idle.pop() if idle else new_line(self._contexts[ca_file])
         line.begin()
         try:
             yield line
@@ -278,32 +237,6 @@ def origin(url: str) -> Origin:
 def with_query(url: str, query: Mapping[str, str]) -> str:
     """The URL with these parameters beside those that it has."""
     return str(_address(url).copy_merge_params(query))
-
-
-def _trust(ca_file: Path | None) -> ssl.SSLContext:
-    context = httpx.create_ssl_context()
-    context.load_default_certs()  # a CA that the administrator of the host installed counts too
-    try:
-        if ca_file:
-            context.load_verify_locations(cafile=ca_file)
-    except OSError as error:
-        raise HostError(
-            f"ca-file {ca_file} cannot be used: {error.strerror or 'no certificate in it'}",
-            code=Code.CONFIG_INVALID,
-            retryable=False,
-        ) from error
-    return context
-
-
-def _new_line(context: ssl.SSLContext) -> _Line:
-    try:
-        return _Line(context)
-    except (ValueError, httpx.InvalidURL) as error:
-        raise HostError(
-            "the proxy variables of the environment cannot be used",
-            code=Code.CONFIG_INVALID,
-            retryable=False,
-        ) from error
 
 
 def _address(url: str) -> httpx.URL:
