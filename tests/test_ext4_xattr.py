@@ -8,7 +8,8 @@ import pytest
 from support.filesystems import ACL, NOBODY, acl
 
 from reconciler.errors import HostError
-from reconciler.ext4.xattr import acl_from_disk, blocks_needed, is_acl, normal_acl, parse_block
+from reconciler.ext4.xattr import acl_from_disk, blocks_needed, parse_block
+from reconciler.oci.acl import is_acl, normal_acl
 
 BASE = ((1, 6, NOBODY), (4, 4, NOBODY), (32, 4, NOBODY))
 

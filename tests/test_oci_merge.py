@@ -398,9 +398,43 @@ def test_more_subdirectories_than_a_directory_has_are_rejected() -> None:
 def test_entries_are_limited_over_all_layers() -> None:
     layers = [[f(b"a"), f(W + b"a")], [f(b"b"), f(b"c")]]
     assert merged(*layers, limits=Limits(entries=4))
-    with pytest.raises(ImageError, match=r"layer 2: more than limits\.entries = 3") as caught:
+    with pytest.raises(ImageError, match=r"layer 2: c: .*more than limits\.entries = 3") as caught:
         merged(*layers, limits=Limits(entries=3))
     assert caught.value.code is Code.LIMIT_EXCEEDED
+
+
+def test_parents_that_no_entry_describes_are_entries_too() -> None:
+    """127 directories each: the entries of a layer of 900,000 would take tens of gigabytes."""
+    deep = [f(b"%d/" % i + b"d/" * 126 + b"x") for i in range(100)]
+    assert merged(*[deep], limits=Limits(entries=100 * 128))
+    with pytest.raises(ImageError, match=r"limits\.entries"):
+        merged(*[deep], limits=Limits(entries=100 * 128 - 1))
+
+
+@pytest.mark.parametrize(
+    "wasteful",
+    [
+        lambda i: f(b"./" * 5000 + b"%d" % i),
+        lambda i: s(b"l%d" % i, b"t" * 4000),
+        lambda i: h(b"l%d" % i, b"./" * 5000 + b"f"),
+        lambda i: f(b"./" * 5000 + W + b"w"),
+        lambda i: replace(f(b"x"), xattrs=((b"user.a", bytes(4000)), (b"odd" * 1000, b""))),
+    ],
+)
+def test_names_targets_and_attributes_are_limited_over_all_layers(
+    wasteful: Callable[[int], Header],
+) -> None:
+    layers = [[f(b"f")], *([wasteful(i)] for i in range(100))]
+    with pytest.raises(ImageError, match=r"limits\.metadata-bytes = 100000"):
+        merged(*layers, limits=Limits(metadata_bytes=100_000))
+
+
+def test_names_in_one_directory_are_limited_as_they_are_in_the_end() -> None:
+    many = [f(b"p/%d" % i) for i in range(11)]
+    gone = [f(b"p/.wh.%d" % i) for i in range(5)]
+    assert merged(many, gone, limits=Limits(directory_entries=10))
+    with pytest.raises(ImageError, match=r"layer 1: p: .*limits\.directory-entries = 10"):
+        merged(many, limits=Limits(directory_entries=10))
 
 
 def test_links_cannot_make_the_merge_slow() -> None:
@@ -417,7 +451,7 @@ def test_links_cannot_make_the_merge_slow() -> None:
 
 # -- what is not carried --------------------------------------------------------------------------
 
-ACL = b"\2\0\0\0" + b"\1\0\7\0\xff\xff\xff\xff" * 3
+ACL = b"\2\0\0\0" + b"".join(bytes((tag, 0, 7, 0)) + b"\xff" * 4 for tag in (1, 4, 32))
 
 
 def x(path: bytes, make: Callable[..., Header], *pairs: tuple[bytes, bytes]) -> Header:
@@ -477,7 +511,12 @@ def test_xattrs_beyond_the_room_of_an_inode_are_listed() -> None:
 def test_the_list_stays_short() -> None:
     tree = merged([x(b"x", f, *((b"odd.%d" % i, b"") for i in range(5000)))])
     assert len(tree.not_carried) <= carry.MAX_LINES + 1
-    assert tree.not_carried[-1].startswith("other extended attributes: 4900 entries")
+    assert tree.not_carried[-1].startswith(f"other things: {5000 - carry.MAX_LINES} entries")
+
+
+def test_the_list_stays_small_whatever_the_names_are() -> None:
+    long = [x(b"\x1b" * 200 + b"/%d" % i, f, (b"\xff%d" % i * 300, b"")) for i in range(200)]
+    assert sum(map(len, merged(long).not_carried)) < 16 << 10
 
 
 @pytest.mark.parametrize(
@@ -490,6 +529,8 @@ def test_the_list_stays_short() -> None:
         ((1 << 34) - (1 << 31) - 1, (1 << 34) - (1 << 31) - 1),
         ((1 << 34) - (1 << 31), (1 << 34) - (1 << 31) - 1),
         (10**25, (1 << 34) - (1 << 31) - 1),
+        (10_737_418_239, 10_737_418_239),
+        (12_884_901_888, 12_884_901_888),
     ],
 )
 def test_times_are_clamped_to_what_an_inode_holds(seconds: int, carried: int) -> None:
@@ -497,6 +538,14 @@ def test_times_are_clamped_to_what_an_inode_holds(seconds: int, carried: int) ->
     assert tree.root.children[b"x"].mtime_ns == carried * 10**9
     wanted = ["mtime outside of 1901..2446, clamped: 1 entry, first /x"]
     assert tree.not_carried == ([] if seconds == carried else wanted)
+
+
+@pytest.mark.parametrize("seconds", [10_737_418_240, 11_000_000_000, 12_884_901_887])
+def test_times_that_fsck_would_change_are_clamped(seconds: int) -> None:
+    tree = merged([f(b"x", mtime_ns=seconds * 10**9)])
+    assert tree.root.children[b"x"].mtime_ns == 10_737_418_240 * 10**9 - 1
+    wanted = "mtime in 2310..2378, which e2fsck would change, clamped: 1 entry, first /x"
+    assert tree.not_carried == [wanted]
 
 
 def test_nanoseconds_stay() -> None:

@@ -27,6 +27,7 @@ from support.tarball import (
 )
 
 from reconciler.errors import Code, ImageError
+from reconciler.oci import pax
 from reconciler.oci.entries import Header, Kind
 from reconciler.oci.limits import Limits
 from reconciler.oci.tar import read_tar
@@ -268,6 +269,18 @@ def test_a_huge_extended_header_stops_at_the_limit_unread() -> None:
     with pytest.raises(ImageError, match=r'limits\.pax-bytes = "1MiB"') as caught:
         read(huge)
     assert caught.value.code is Code.LIMIT_EXCEEDED
+
+
+def test_records_of_no_use_are_not_kept() -> None:
+    """A million of them in a global header would cost hours at 900,000 entries."""
+    assert pax.parse_records(b"".join(record(f"SCHILY.junk{i}", "x") for i in range(9))) == {}
+
+
+def test_a_sparse_map_is_of_one_entry_only() -> None:
+    """One in a global header would be parsed at each entry."""
+    sparse = {"GNU.sparse.size": "9", "GNU.sparse.map": "0,0," * 50 + "0,0", "uid": "7"}
+    head = only(tar(pax_header(sparse, b"g"), entry("x", data=b"abc")))
+    assert (head.uid, head.size) == (7, 3)
 
 
 @pytest.mark.parametrize("flag", [b"x", b"g", b"L", b"K"])

@@ -15,7 +15,6 @@ from support.filesystems import (
     ACL,
     CAPABILITY,
     MIB,
-    acl,
     build,
     desired,
     directory,
@@ -223,22 +222,6 @@ def test_an_attribute_that_cannot_be_explained_is_an_error(tmp_path: Path) -> No
     with pytest.raises(HostError, match=r"/a: attributes .*user\.stranger") as caught:
         ownership.run(desired(16 * MIB), room)
     assert caught.value.code is Code.TOOL_FAILED
-
-
-def test_what_no_kernel_and_no_fsck_takes_is_listed(tmp_path: Path) -> None:
-    odd = acl((1, 6, 0), (64, 7, 0))
-    tree = tree_of(
-        {
-            b"a": file(1, mtime_ns=11_000_000_000 * SECOND),
-            b"b": file(1, xattrs=((b"system.posix_acl_access", odd), (b"user.x", b"1"))),
-        }
-    )
-    room = build(tree, tmp_path, 16 * MIB)
-    assert len(room.not_carried) == 2
-    with Filesystem(room.rootfs) as filesystem:
-        found = dict(filesystem.walk())
-        assert filesystem.xattrs(found[b"b"]) == {b"user.x": b"1"}
-        assert found[b"a"].mtime_ns == 10_737_418_240 * SECOND - 1
 
 
 SPOILERS: dict[str, Callable[[Script, int], None]] = {

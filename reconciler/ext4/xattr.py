@@ -1,9 +1,8 @@
 """Extended attributes as ext4 stores them, and POSIX ACLs in their two spellings.
 
-`ext4` reads attributes by this. On disk an ACL is packed (version 1, no ids where none are meant);
-system calls and the PAX records of a tar hold version 2, eight bytes an entry. What a layer gives
-and what the filesystem gives back are compared in the second form. Layout: the kernel's
-documentation of ext4, "Extended Attributes", and `struct posix_acl_xattr_header` of its headers.
+The reader finds attributes by this. On disk an ACL is packed (version 1, no ids where none are
+meant); what is read comes out in the form of system calls and tar headers (`oci.acl`). Layout: the
+kernel's documentation of ext4, "Extended Attributes".
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ _PREFIXES = {
     7: b"system.",
 }
 _USER, _GROUP = 0x02, 0x08
-_TAGS = {0x01, _USER, 0x04, _GROUP, 0x10, 0x20}
 _NO_ID = 0xFFFFFFFF
 _BLOCK_ROOM = 4096 - _HEADER - 4
 _INODE_ROOM = 256 - 128 - 32 - 4 - 4
@@ -85,37 +83,6 @@ def acl_from_disk(raw: bytes) -> bytes:
             at += 4
         converted.append(struct.pack("<HHI", tag, permissions, who))
     return b"".join(converted)
-
-
-def is_acl(raw: bytes) -> bool:
-    """Whether these bytes are an ACL of version 2 that a kernel would take (`setfacl` order).
-
-    The kernel wants the entries in order, each of the three base entries once, and a mask when
-    there are named users or groups (posix_acl_valid in its sources).
-    """
-    if len(raw) < 4 or len(raw) % 8 != 4 or struct.unpack_from("<I", raw)[0] != 2:
-        return False
-    entries = list(struct.iter_unpack("<HHI", raw[4:]))
-    tags = [tag for tag, _, _ in entries]
-    named = _USER in tags or _GROUP in tags
-    return (
-        set(tags) <= _TAGS
-        and tags == sorted(tags)
-        and all(tags.count(tag) == 1 for tag in (0x01, 0x04, 0x20))
-        and tags.count(0x10) <= 1
-        and (0x10 in tags or not named)
-        and all(permissions <= 7 for _, permissions, _ in entries)
-        and all(who != _NO_ID for tag, _, who in entries if tag in (_USER, _GROUP))
-    )
-
-
-def normal_acl(raw: bytes) -> bytes:
-    """A valid ACL as it comes back from a filesystem: entries that name nobody carry no id."""
-    entries = struct.iter_unpack("<HHI", raw[4:])
-    return raw[:4] + b"".join(
-        struct.pack("<HHI", tag, bits, who if tag in (_USER, _GROUP) else _NO_ID)
-        for tag, bits, who in entries
-    )
 
 
 def blocks_needed(attributes: Iterable[tuple[bytes, bytes]]) -> int | None:

@@ -11,7 +11,9 @@ from collections import Counter
 
 from reconciler.errors import ImageError
 from reconciler.model import printable
+from reconciler.oci.acl import is_acl
 from reconciler.oci.entries import Kind, Node, Tree
+from reconciler.oci.limits import Limits, exceeded
 
 _MAX_LINKS = 65_000
 """Of an inode (EXT4_LINK_MAX in Linux); for a directory 64,998 subdirectories, `.` and `..`."""
@@ -20,6 +22,9 @@ _SECOND = 1_000_000_000
 _MIN_MTIME = -(1 << 31) * _SECOND
 _MAX_MTIME = ((1 << 34) - (1 << 31)) * _SECOND - 1
 """What an inode of 256 bytes holds: seconds of 34 bits, from 1901 to 2446, and nanoseconds."""
+
+_SUSPECT = range(10_737_418_240 * _SECOND, 12_884_901_888 * _SECOND)
+"""From 2310 to 2378, what e2fsck takes for times before 1970 that an old bug wrote, and changes."""
 
 _CAPABILITY = b"security.capability"
 _ACL = b"system.posix_acl_access"
@@ -30,7 +35,8 @@ _XATTR_ROOM = 4096 - 32 - 4
 """Bytes for the attributes of an inode: one block without its header and its end mark."""
 
 _MAX_NAME = 255
-MAX_LINES = 100
+MAX_LINES = 40
+"""Of losses; together with the cuts of `_shown` the whole list stays below 16 KiB."""
 
 
 class _Losses:
@@ -42,22 +48,22 @@ class _Losses:
 
     def add(self, what: str, path: bytes) -> None:
         if what not in self._counts and len(self._counts) >= MAX_LINES:
-            what = "other extended attributes"
+            what = "other things"
         self._counts[what] += 1
         self._first.setdefault(what, path)
 
     def lines(self) -> list[str]:
         return [
-            f"{what}: {count} {'entry' if count == 1 else 'entries'}, first /{printable(path)}"
+            f"{what}: {count} {'entry' if count == 1 else 'entries'}, first /{_shown(path)}"
             for what, count in self._counts.items()
             for path in [self._first[what]]
         ]
 
 
-def carry(root: Node, layers: list[str]) -> Tree:
+def carry(root: Node, layers: list[str], limits: Limits) -> Tree:
     """Count links, clamp times, sort out xattrs; the result holds what the filesystem will hold.
 
-    layers: what to call layer 1, 2, ... in errors; item 0 is unused. Raises ImageError.
+    layers: what to call layer 1, 2, ... in errors; item 0 stands for none. Raises ImageError.
     """
     tree = Tree(root)
     losses = _Losses()
@@ -65,6 +71,9 @@ def carry(root: Node, layers: list[str]) -> Tree:
     for path, node in tree.walk():
         if node.kind is Kind.DIRECTORY:
             node.nlink = 2 + sum(n.kind is Kind.DIRECTORY for n in node.children.values())
+            if len(node.children) > limits.directory_entries:
+                where = f"{layers[node.layer]}: {printable(path)}: names in one directory"
+                raise exceeded("directory_entries", limits.directory_entries, where)
         elif node in files:
             node.nlink += 1
         else:
@@ -78,6 +87,9 @@ def carry(root: Node, layers: list[str]) -> Tree:
         if not _MIN_MTIME <= node.mtime_ns <= _MAX_MTIME:
             node.mtime_ns = _MIN_MTIME if node.mtime_ns < 0 else _MAX_MTIME // _SECOND * _SECOND
             losses.add("mtime outside of 1901..2446, clamped", path)
+        elif node.mtime_ns in _SUSPECT:
+            node.mtime_ns = _SUSPECT.start - 1
+            losses.add("mtime in 2310..2378, which e2fsck would change, clamped", path)
         if node.xattrs:
             _sort_out(path, node, losses)
     tree.not_carried = losses.lines()
@@ -94,7 +106,7 @@ def _sort_out(path: bytes, node: Node, losses: _Losses) -> None:
         if obstacle is None and need > room:
             obstacle = "(no room in the inode's block)"
         if obstacle is not None:
-            losses.add(f"xattr {printable(name)} {obstacle}".rstrip(), path)
+            losses.add(f"xattr {_shown(name)} {obstacle}".rstrip(), path)
         else:
             room -= need
             kept.append((name, value))
@@ -108,10 +120,10 @@ def _obstacle(kind: Kind, name: bytes, value: bytes) -> str | None:
     if name == _CAPABILITY:
         return None
     if name == _ACL:
-        fits = kind is not Kind.SYMLINK and _is_acl(value)
+        fits = kind is not Kind.SYMLINK and is_acl(value)
         return None if fits else "(malformed or misplaced)"
     if name == _DEFAULT_ACL:
-        fits = kind is Kind.DIRECTORY and _is_acl(value)
+        fits = kind is Kind.DIRECTORY and is_acl(value)
         return None if fits else "(malformed or misplaced)"
     if name.startswith(_USER) and len(name) > len(_USER):
         allowed = kind in (Kind.REGULAR, Kind.DIRECTORY)
@@ -119,6 +131,5 @@ def _obstacle(kind: Kind, name: bytes, value: bytes) -> str | None:
     return ""
 
 
-def _is_acl(value: bytes) -> bool:
-    """The form of a system call: version 2, then entries of 8 bytes (linux/posix_acl_xattr.h)."""
-    return value[:4] == b"\2\0\0\0" and len(value) > 4 and len(value) % 8 == 4
+def _shown(raw: bytes) -> str:
+    return printable(raw, 120)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol, cast
 
 from isal import isal_zlib
@@ -24,11 +25,11 @@ else:
 PIECE = 1 << 20
 """Decoded bytes handed out at a time, at most (plain data keeps the size of its chunks)."""
 
-_WINDOW_LOG = 27
-"""The largest zstd window: 128 MiB, what the zstd tool itself accepts without `--long=31`."""
-
 # The stub of isal declares its exception class as if it were an instance.
 _CORRUPT = (cast(type[Exception], isal_zlib.IsalError), zstd.ZstdError)
+
+_WINDOW_TOO_LARGE = "too much memory"
+"""Of the library's message: it has no other sign of this."""
 
 _MAGIC = 10
 """Bytes that tell all known formats apart."""
@@ -41,21 +42,21 @@ def decompress(raw: Iterable[bytes], limits: Limits) -> Iterator[bytes]:
     end, and (code LIMIT_EXCEEDED) when more than `limits.layer_bytes` come out.
     """
     total = 0
-    for piece in _pieces(raw):
+    for piece in _pieces(raw, limits):
         total += len(piece)
         if total > limits.layer_bytes:
             raise exceeded("layer_bytes", limits.layer_bytes, "decompressed layer")
         yield piece
 
 
-def _pieces(raw: Iterable[bytes]) -> Iterator[bytes]:
+def _pieces(raw: Iterable[bytes], limits: Limits) -> Iterator[bytes]:
     chunks = iter(raw)
     head = b""
     for chunk in chunks:
         head += chunk
         if len(head) >= _MAGIC:
             break
-    frame = _frame_for(head)
+    frame = _frame_for(head, limits)
     stream = _chain(head, chunks)
     return stream if frame is None else _decode(stream, frame)
 
@@ -66,12 +67,12 @@ def _chain(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _frame_for(head: bytes) -> Callable[[], _Frame] | None:
+def _frame_for(head: bytes, limits: Limits) -> Callable[[], _Frame] | None:
     """The decoder for data that starts like this; None for data that is not compressed."""
     if head.startswith(b"\x1f\x8b"):
         return _GzipMember
     if head.startswith(b"\x28\xb5\x2f\xfd") or _is_skippable(head):
-        return _ZstdFrame
+        return partial(_ZstdFrame, limits.zstd_window)
     if head.startswith(b"\xfd7zXZ\x00"):
         raise ImageError("layers compressed with xz are not supported")
     if head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
@@ -145,8 +146,9 @@ class _GzipMember:
 class _ZstdFrame:
     name = "zstd"
 
-    def __init__(self) -> None:
-        options = {int(zstd.DecompressionParameter.window_log_max): _WINDOW_LOG}
+    def __init__(self, window: int) -> None:
+        options = {int(zstd.DecompressionParameter.window_log_max): window.bit_length() - 1}
+        self._window = window
         self._frame = zstd.ZstdDecompressor(options=options)
 
     @property
@@ -160,8 +162,16 @@ class _ZstdFrame:
     def feed(self, data: bytes) -> Iterator[bytes]:
         more = True
         while more:
-            piece = self._frame.decompress(data, PIECE)
+            piece = self._decompress(data)
             if piece:
                 yield piece
             data = b""
             more = not self._frame.eof and not self._frame.needs_input
+
+    def _decompress(self, data: bytes) -> bytes:
+        try:
+            return self._frame.decompress(data, PIECE)
+        except zstd.ZstdError as exc:
+            if _WINDOW_TOO_LARGE in str(exc):
+                raise exceeded("zstd_window", self._window, "the window of a zstd frame") from exc
+            raise

@@ -16,17 +16,24 @@ from reconciler.sizes import format_size
 class Limits:
     """The limits of one image; the key in the config is the field's name with dashes.
 
-    layer_bytes: of one layer when decompressed, holes of sparse files included.
-    entries: of all layers together. pax_bytes: of the extended headers of one entry.
-    layers: of one image. document_bytes: of an index, a manifest or a config; the default is what
-    registries must accept (distribution specification, "Pushing Manifests").
-    archive_entries: of an `oci-archive:` or `docker-archive:` file, which layers are not part of.
+    layers: of one image. layer_bytes: of one layer when decompressed, holes of sparse files
+    included. zstd_window: bytes of memory that a zstd frame may ask for. entries: of all layers
+    together, and parents that no entry describes. metadata_bytes: of paths, link targets and
+    extended attributes of all layers together; what is kept of them is kept in memory.
+    directory_entries: names in one directory of the merged tree, which mke2fs fills in a time that
+    grows with their square. pax_bytes: of the extended headers of one entry. document_bytes: of an
+    index, a manifest or a config; the default is what registries must accept (distribution
+    specification, "Pushing Manifests"). archive_entries: of an `oci-archive:` or `docker-archive:`
+    file, which layers are not part of.
     """
 
-    layer_bytes: int = 64 << 30
-    entries: int = 900_000
-    pax_bytes: int = 1 << 20
     layers: int = 1000
+    layer_bytes: int = 64 << 30
+    zstd_window: int = 128 << 20
+    entries: int = 900_000
+    metadata_bytes: int = 256 << 20
+    directory_entries: int = 100_000
+    pax_bytes: int = 1 << 20
     document_bytes: int = 4 << 20
     archive_entries: int = 100_000
 

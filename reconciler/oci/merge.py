@@ -64,6 +64,7 @@ class Merge:
         self._root = Node(Kind.DIRECTORY)
         self._names = ["the image"]
         self._entries = 0
+        self._metadata = 0
         self._link_steps = 0
         self.end_layer()
 
@@ -80,10 +81,8 @@ class Merge:
 
     def add(self, header: Header) -> bool:
         """Replay one entry. False when its payload is of no use: a whiteout, or ignored."""
-        self._entries += 1
-        if self._entries > self._limits.entries:
-            raise exceeded("entries", self._limits.entries, self._names[-1])
         try:
+            self._count(header)
             return self._replay(header)
         except ImageError as exc:
             brief = f"{self._names[-1]}: {printable(header.path)}: {exc.brief}"
@@ -91,7 +90,23 @@ class Merge:
 
     def finish(self) -> Tree:
         """The merged tree, with what ext4 or Linux cannot keep taken out and listed."""
-        return carry(self._root, self._names)
+        return carry(self._root, self._names, self._limits)
+
+    def _count(self, header: Header) -> None:
+        """What the image asks of the host's memory, whether or not it lasts to the end."""
+        self._count_entry()
+        self._metadata += len(header.path) + len(header.target)
+        if header.xattrs:
+            self._metadata += sum(len(name) + len(value) for name, value in header.xattrs)
+        if self._metadata > self._limits.metadata_bytes:
+            raise exceeded(
+                "metadata_bytes", self._limits.metadata_bytes, "names, targets and attributes"
+            )
+
+    def _count_entry(self) -> None:
+        self._entries += 1
+        if self._entries > self._limits.entries:
+            raise exceeded("entries", self._limits.entries, "entries and their parents")
 
     def _replay(self, header: Header) -> bool:
         directory, name = _split(header.path)
@@ -156,6 +171,7 @@ class Merge:
             _check_name(name)
             if name.startswith(_WHITEOUT):
                 raise ImageError("a link on the way leads to a directory named like a whiteout")
+            self._count_entry()
             node = Node(Kind.DIRECTORY, layer=len(self._names) - 1)
             self._mine_of(walk.nodes[-1]).add(name)
             walk.nodes[-1].children[name] = node

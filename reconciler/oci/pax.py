@@ -25,6 +25,15 @@ _OTHER_FORMS = frozenset(
 )
 """Attributes in forms that no engine unpacks; passed on as they are, so that they get listed."""
 
+_SPARSE = b"GNU.sparse."
+_KNOWN = {
+    *_OTHER_FORMS,
+    *(b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"),
+    *(b"SCHILY.devmajor", b"SCHILY.devminor"),
+    *(_SPARSE + key for key in (b"name", b"major", b"minor", b"size", b"realsize", b"map")),
+}
+"""What is of use here. The rest goes at once: a global header would cost time at every entry."""
+
 _DECIMAL = re.compile(rb"[0-9]{1,20}")
 _TIME = re.compile(rb"(-?)([0-9]{1,30})(?:\.([0-9]{0,64}))?")
 _NUL_FREE = (b"path", b"linkpath", b"GNU.sparse.name")
@@ -83,8 +92,8 @@ def mtime_ns(records: Records, raw: bytes) -> int:
 def parse_records(data: bytes) -> Records:
     """The records of one extended header; of two with the same key the later counts.
 
-    The repeated keys of sparse format 0.0 come back as the one key of format 0.1. An empty value
-    is kept: it takes back what the header block says.
+    Those of no use here are left out. The repeated keys of sparse format 0.0 come back as the one
+    key of format 0.1. An empty value is kept: it takes back what the header block says.
     """
     records: Records = {}
     sparse: list[bytes] = []
@@ -93,11 +102,17 @@ def parse_records(data: bytes) -> Records:
             sparse.append(value)
         elif b"\0" in key or (key in _NUL_FREE and b"\0" in value):
             raise ImageError(f"a NUL in the extended header {printable(key)}")
-        else:
+        elif key in _KNOWN or key.startswith((_SCHILY, _LIBARCHIVE)):
             records[key] = value
     if sparse:
         records[b"GNU.sparse.map"] = b",".join(sparse)
     return records
+
+
+def parse_globals(data: bytes) -> Records:
+    """The records of a global extended header; a sparse map is of one file and not for all."""
+    found = parse_records(data)
+    return {key: value for key, value in found.items() if not key.startswith(_SPARSE)}
 
 
 def _split_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -125,7 +125,7 @@ class _Reader:
         elif flag == ord("x"):
             self._records.update(pax.parse_records(data))
         else:
-            self._globals.update(pax.parse_records(data))
+            self._globals.update(pax.parse_globals(data))
 
     def _entry(self, block: bytes, flag: int) -> tuple[Header, Payload]:
         """The entry that a block starts, with the extended headers before it, which it uses up."""

@@ -19,9 +19,10 @@ from reconciler.ext4 import dirent
 from reconciler.ext4.debugfs import Script
 from reconciler.ext4.imagefile import durable, failure
 from reconciler.ext4.reader import LOST_AND_FOUND, ROOT_INODE, Filesystem, Inode
-from reconciler.ext4.xattr import ACL_NAMES, CAPABILITY, is_acl, normal_acl
+from reconciler.ext4.xattr import ACL_NAMES, CAPABILITY
 from reconciler.files import host_errors
 from reconciler.model import DesiredImage, printable
+from reconciler.oci.acl import normal_acl
 from reconciler.oci.entries import Kind, Node, Tree
 from reconciler.room import Room
 from reconciler.tools import FAKE_TIME
@@ -53,8 +54,6 @@ _HOST_ATTRIBUTES = tuple(
 
 _PROOF = "the new filesystem is not what the image says"
 _SECOND = 1_000_000_000
-_SUSPECT = range(10737418240, 12884901888)
-"""Seconds from 2310 to 2378, which e2fsck takes for times before 1970 that an old bug wrote."""
 _LOST_AND_FOUND = Node(Kind.DIRECTORY, 0o700, mtime_ns=int(FAKE_TIME) * _SECOND, nlink=2)
 
 
@@ -76,7 +75,6 @@ def run(image: DesiredImage, room: Room) -> None:
         raise HostError("the ownership stage was started before flatten", code=Code.INTERNAL)
     with durable(room.rootfs) as descriptor, Filesystem(room.rootfs) as filesystem:
         places = match(filesystem, room.tree)
-        _settle(places, room.not_carried)
         room.checkpoint()
         _apply(room, filesystem, places)
         _correct_entries(descriptor, filesystem, places)
@@ -90,23 +88,6 @@ def verify(rootfs: Path, places: list[Place]) -> None:
         for place in places:
             if difference := _difference(filesystem, place):
                 raise failure(rootfs, f"{_PROOF}: {_shown(place.path)}: {difference}")
-
-
-def _settle(places: list[Place], not_carried: list[str]) -> None:
-    """Take out what neither e2fsck nor a kernel would let stand, and list it."""
-    times = lists = 0
-    for _, _, node in places:
-        if _SUSPECT.start <= node.mtime_ns // _SECOND < _SUSPECT.stop:
-            node.mtime_ns = _SUSPECT.start * _SECOND - 1
-            times += 1
-        for name, value in node.xattrs:
-            if name in ACL_NAMES and not is_acl(value):
-                node.xattrs = tuple(pair for pair in node.xattrs if pair[0] != name)
-                lists += 1
-    if times:
-        not_carried.append(f"mtime between 2310 and 2378, clamped: {times} times")
-    if lists:
-        not_carried.append(f"POSIX ACL that no kernel takes, dropped: {lists} times")
 
 
 def match(filesystem: Filesystem, tree: Tree) -> list[Place]:
