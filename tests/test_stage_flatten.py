@@ -114,6 +114,9 @@ RICH = tar(
     entry("also/hard", "hardlink", target="hard"),
     entry("soft", "symlink", target="/etc/passwd"),
     entry("soft2", "hardlink", target="soft"),
+    entry("single", "symlink", target="/etc/passwd"),
+    entry("long", "symlink", target="t" * 60),
+    entry("long2", "hardlink", target="long"),
     entry("dev/null", "char", rdev=(1, 3), mode=0o666),
     entry("dev/null2", "hardlink", target="dev/null"),
     entry("dev/sda", "block", rdev=(8, 0)),
@@ -144,8 +147,10 @@ def test_the_tree_on_the_host_has_the_names_and_contents_of_the_image(tmp_path: 
     motd, hard = (build.top / name for name in ("etc/motd", "also/hard"))
     assert motd.samefile(hard)
     assert motd.stat().st_nlink == 3
-    assert str((build.top / "soft").readlink()) == "/etc/passwd"
-    assert (build.top / "soft").lstat().st_ino == (build.top / "soft2").lstat().st_ino
+    assert str((build.top / "single").readlink()) == "/etc/passwd"
+    assert (build.top / "soft").samefile(build.top / "soft2"), "a file: mke2fs links no symlinks"
+    assert (build.top / "soft").stat().st_size == 0
+    assert (build.top / "long").read_bytes() == b"t" * 60
 
 
 def test_nothing_special_is_made_on_the_host(tmp_path: Path) -> None:
@@ -421,7 +426,7 @@ DAMAGE = {
     "a file too much": lambda top: (top / "etc/extra").touch(),
     "a file shorter": lambda top: os.truncate(top / "etc/secret", 10),
     "a directory gone": lambda top: remove(top / "locked"),
-    "a link elsewhere": lambda top: (top / "soft").unlink() or (top / "soft").symlink_to("x"),
+    "a link elsewhere": lambda top: (top / "single").unlink() or (top / "single").symlink_to("x"),
     "a hardlink broken": lambda top: (
         shutil.copy(top / "hard", top / "c") and (top / "c").rename(top / "hard")
     ),

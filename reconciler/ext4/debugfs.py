@@ -21,7 +21,7 @@ _NAME = r"(?!\.\.?[ \n])[A-Za-z0-9_.][A-Za-z0-9_.@+-]{0,254}"
 _SOURCE = r"[0-9]{1,10}"
 _TARGET = r"/?[A-Za-z0-9_.][A-Za-z0-9_.@+/-]{0,510}"
 _COMMANDS = (
-    rf"sif (?:{_INODE}|{_NAME}) [a-z_]{{1,20}}(?:\[[0-9]\])? @?[0-9]{{1,10}}",
+    rf"sif (?:{_INODE}|{_NAME}) [a-z_]{{1,20}}(?:\[(?:1?[0-9]|[DT]?IND)\])? @?[0-9]{{1,10}}",
     rf"cd {_INODE}",
     "ssv kbytes_written 0",
     rf"mkdir {_NAME}",

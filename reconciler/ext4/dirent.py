@@ -1,8 +1,9 @@
 """The type byte of directory entries, corrected in place.
 
-Staging holds an empty file where the image has a device or a FIFO, so mkfs.ext4 records "regular
-file" beside the name. debugfs could only mend that by the name, and no name of an image goes into a
-script. `stages.ownership` has this module change the byte, and the block's checksum with it.
+Staging holds a plain file for a device, a FIFO or a symlink of several names, so mkfs.ext4 records
+"regular file" beside the name. debugfs could only mend that by the name, and no name of an image
+goes into a script. `stages.ownership` has this module change the byte, and with it the block's
+checksum.
 
 The checksum (crc32c, of which ext4 keeps the plain register) is linear: changing a byte changes it
 by a value that depends on the change and on the distance to the end, and on nothing else in the
@@ -19,7 +20,7 @@ from reconciler.errors import Code, HostError
 from reconciler.ext4.reader import Filesystem, Inode, dirents
 from reconciler.files import host_errors
 
-CHARACTER, BLOCK, FIFO = 3, 4, 5
+CHARACTER, BLOCK, FIFO, SYMLINK = 3, 4, 5, 7
 """Values of the type byte (EXT4_FT_CHRDEV and so on)."""
 
 _TAIL = 12

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from reconciler.errors import Code, HostError
+from reconciler.ext4.size import FAST_SYMLINK
 from reconciler.ext4.xattr import INODE_MAGIC, parse_block, parse_inode_body
 from reconciler.files import host_errors
 
@@ -32,7 +33,6 @@ _EXTENTS_FLAG = 0x80000
 _EXTENT_MAGIC = 0xF30A
 _MAX_EXTENT_DEPTH = 5
 _UNWRITTEN = 32768
-_FAST_SYMLINK = 60
 _INODE_SIZE = 256
 _INODES_PER_CHUNK = 256
 _CHUNKS_KEPT = 1024  # 64 MiB
@@ -292,7 +292,7 @@ class Filesystem:
         """The target of a symbolic link."""
         if inode.size > _LONGEST_TARGET:
             raise _corrupt(f"the link in inode {inode.number} is too long")
-        return inode.block[: inode.size] if inode.size < _FAST_SYMLINK else self.read(inode)
+        return inode.block[: inode.size] if inode.size < FAST_SYMLINK else self.read(inode)
 
     def xattrs(self, inode: Inode) -> dict[bytes, bytes]:
         """Extended attributes by full name, from the inode's body and its block.

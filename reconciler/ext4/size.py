@@ -23,6 +23,8 @@ SMALLEST = 12 * MIB
 """Below this mke2fs finds no room for its smallest journal."""
 LARGEST = 1 << 44
 """16 TiB, where 32-bit block numbers of other tools end."""
+FAST_SYMLINK = 60
+"""Bytes of a target from which on it takes a block of its own; shorter ones lie in the inode."""
 
 _BLOCKS_PER_GROUP = 32768
 _INODES_PER_BLOCK = 16
@@ -31,7 +33,6 @@ _DESCRIPTORS_PER_BLOCK = 64
 _BYTES_PER_INODE = 16384
 _RESERVED_INODES = 11
 _SPARE_INODES = 512
-_FAST_SYMLINK = 60
 _EXTENTS_IN_INODE = 4
 _EXTENTS_PER_BLOCK = 170
 """340 fit; blocks that were split are half full."""
@@ -115,7 +116,7 @@ def _content_blocks(node: Node) -> int:
         names = sum((len(name) + 11) & ~3 for name in node.children)
         count = 1 + (24 + names) // _DIRENT_ROOM
         return count + _tree_blocks(count)  # written one by one, so each is an extent at worst
-    if node.kind is Kind.SYMLINK and len(node.target) >= _FAST_SYMLINK:
+    if node.kind is Kind.SYMLINK and len(node.target) >= FAST_SYMLINK:
         return 1
     return 0
 

@@ -77,6 +77,11 @@ class Node:
     layer: int = 0
     children: dict[bytes, Node] = field(default_factory=dict)
 
+    @property
+    def is_linked_symlink(self) -> bool:
+        """A symlink of several names: `mkfs.ext4 -d` would make one inode of each."""
+        return self.kind is Kind.SYMLINK and self.nlink > 1
+
 
 @dataclass(slots=True)
 class Tree:

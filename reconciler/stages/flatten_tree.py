@@ -2,8 +2,9 @@
 
 `stages.flatten` calls it. Every operation is relative to an open directory and follows no link, so
 that neither long paths nor the image's links lead anywhere else on the host. Nothing special is
-ever made: devices and FIFOs are empty files, modes are 0600 and 0700, owners are left alone. What
-the files really are is in the metadata map, and the ownership stage writes it into the image.
+ever made: devices and FIFOs are plain files, as are symlinks of several names; modes are 0600 and
+0700, owners are left alone. What the files really are is in the metadata map, and the ownership
+stage writes it into the image.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from reconciler.ext4.size import FAST_SYMLINK
 from reconciler.model import printable
 from reconciler.oci.entries import Kind, Node, Tree
 
@@ -126,10 +128,24 @@ def _by_name(item: tuple[bytes, Node]) -> bytes:
 
 
 def _create(node: Node, name: bytes, directory: int) -> None:
-    if node.kind is Kind.SYMLINK:
+    if node.kind is Kind.SYMLINK and not node.is_linked_symlink:
         os.symlink(node.target, name, dir_fd=directory)
-    else:
-        os.close(create_file(name, directory))
+        return
+    descriptor = create_file(name, directory)
+    try:
+        if content := _placeholder(node):
+            os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def _placeholder(node: Node) -> bytes:
+    """What the file holds that stands for a device, or for a symlink of several names.
+
+    mke2fs links no symlinks, so that is a plain file until the ownership stage changes its type. A
+    long target lies in a block as content does; a short one has no block, and its place no content.
+    """
+    return node.target if node.is_linked_symlink and node.size >= FAST_SYMLINK else b""
 
 
 def is_tree_whole(tree: Tree, top: Path) -> bool:
@@ -151,9 +167,11 @@ def _is_whole(directory: Node, descriptor: int, inodes: dict[Node, int]) -> bool
                 if not _is_whole(node, inner, inodes):
                     return False
             continue
-        wanted = stat.S_IFLNK if node.kind is Kind.SYMLINK else stat.S_IFREG
+        symlink = node.kind is Kind.SYMLINK and not node.is_linked_symlink
+        wanted = stat.S_IFLNK if symlink else stat.S_IFREG
+        size = len(_placeholder(node)) if node.is_linked_symlink else node.size
         same_inode = inodes.setdefault(node, found.st_ino) == found.st_ino
         shape = (stat.S_IFMT(found.st_mode), found.st_size, found.st_nlink)
-        if shape != (wanted, node.size, node.nlink) or not same_inode:
+        if shape != (wanted, size, node.nlink) or not same_inode:
             return False
     return True

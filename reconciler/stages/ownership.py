@@ -8,6 +8,7 @@ silence, therefore the proof is a clean e2fsck and a comparison of every inode w
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from reconciler.ext4 import dirent
 from reconciler.ext4.debugfs import Script
 from reconciler.ext4.imagefile import durable, failure
 from reconciler.ext4.reader import LOST_AND_FOUND, ROOT_INODE, Filesystem, Inode
+from reconciler.ext4.size import FAST_SYMLINK
 from reconciler.ext4.xattr import ACL_NAMES, CAPABILITY
 from reconciler.files import host_errors
 from reconciler.model import DesiredImage, printable
@@ -42,7 +44,11 @@ _ENTRY_TYPES = {
     Kind.CHARACTER: dirent.CHARACTER,
     Kind.BLOCK: dirent.BLOCK,
     Kind.FIFO: dirent.FIFO,
+    Kind.SYMLINK: dirent.SYMLINK,
 }
+_WORDS = (*map(str, range(12)), "IND", "DIND", "TIND")
+"""The words of i_block as debugfs calls them."""
+
 _SET_BY_SCRIPT = (CAPABILITY, *ACL_NAMES)
 """Attributes that only root may set on a file of the host; `user.*` comes with the staging tree."""
 
@@ -164,10 +170,24 @@ def _field_lines(inode: Inode, node: Node) -> list[str]:
         lines.append(_time_lines(f"{where} atime", inode.atime, time))
     if inode.ctime != time:
         lines.append(_time_lines(f"{where} ctime", inode.ctime, time))
-    if _is_special(node):
+    if node.is_linked_symlink:
+        lines.extend(_symlink_lines(where, inode, node))
+    elif _is_special(node):
         first, second = encode_device(node)
         lines.append(f"{where} flags 0\n{where} block[0] {first}\n{where} block[1] {second}")
     return lines
+
+
+def _symlink_lines(where: str, inode: Inode, node: Node) -> list[str]:
+    """Make a symlink of a placeholder: a short target goes into the inode, as numbers.
+
+    Of a long one nothing is left to do: it lies in the block of the placeholder.
+    """
+    if node.size >= FAST_SYMLINK:
+        return []
+    words = struct.unpack("<15I", node.target.ljust(FAST_SYMLINK, b"\0"))
+    fields = [f"{where} block[{name}] {word}" for name, word in zip(_WORDS, words, strict=True)]
+    return [f"{where} flags 0", f"{where} size {node.size}", *fields]
 
 
 def _time_lines(field: str, old: tuple[int, int], new: tuple[int, int]) -> str:
@@ -230,8 +250,12 @@ def _wanted_xattrs(node: Node) -> dict[bytes, bytes]:
 
 
 def _correct_entries(descriptor: int, filesystem: Filesystem, places: list[Place]) -> None:
-    """Let the names of devices and FIFOs say what they are: see `ext4_dirent`."""
-    special = {place.inode: place.node.kind for place in places if _is_special(place.node)}
+    """Let the names of what was a plain file in staging say what it is: see `ext4.dirent`."""
+    special = {
+        place.inode: place.node.kind
+        for place in places
+        if _is_special(place.node) or place.node.is_linked_symlink
+    }
     if not special:
         return
     for place in places:

@@ -76,10 +76,11 @@ def plant(tree: Tree, top: Path) -> None:
         done[node] = where
         if node.kind is Kind.DIRECTORY:
             where.mkdir()
-        elif node.kind is Kind.SYMLINK:
+        elif node.kind is Kind.SYMLINK and node.nlink == 1:
             where.symlink_to(os.fsdecode(node.target))
         else:
-            where.write_bytes(content_of(path, node.size) if node.kind is Kind.REGULAR else b"")
+            long = node.target if node.size >= 60 else b""  # of a linked symlink
+            where.write_bytes(content_of(path, node.size) if node.kind is Kind.REGULAR else long)
         for name, value in node.xattrs:
             if name.startswith(b"user."):
                 os.setxattr(where, name, value, follow_symlinks=False)

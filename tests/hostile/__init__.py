@@ -1,0 +1,1 @@
+"""Images that nobody should trust: what each must turn into, one table of cases."""

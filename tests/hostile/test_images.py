@@ -1,0 +1,62 @@
+"""Every hostile image through the whole program: refused by name, or held inside its filesystem."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hostile.bench import Bench, Canaries, compare, failure
+from hostile.table import ACCEPTED, REJECTED
+from reconciler.report import pass_document
+
+
+@pytest.fixture
+def spot() -> Iterator[Path]:
+    """A directory of its own in the real /tmp."""
+    with tempfile.TemporaryDirectory(prefix="banger-canary-", dir="/tmp") as path:
+        yield Path(path)
+
+
+@pytest.mark.parametrize("name", REJECTED)
+def test_rejected(name: str, bench: Bench, spot: Path) -> None:
+    case = REJECTED[name]
+    case.make(bench.layout, str(bench.root / "outside"))
+    published, canaries = bench.artifact(), Canaries(bench, spot)
+    result = bench.run(case.size)
+    canaries.check()
+    canaries.remove()
+    line = failure(result.outcomes[0])
+    error = result.outcomes[0].error
+    assert error is not None
+    assert re.search(case.rejects, line), line
+    assert line.isprintable()
+    assert len(line) < 1000
+    assert (error.code, error.retryable) == (case.code, case.retryable)
+    assert bench.artifact() == published
+    assert bench.leftovers() == []
+    [image] = json.loads(json.dumps(pass_document(result)))["images"]
+    assert image["error"]["code"] == case.code
+    assert image["error"]["message"] == line
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_accepted(name: str, bench: Bench, spot: Path) -> None:
+    case = ACCEPTED[name]
+    case.make(bench.layout, str(bench.root / "outside"))
+    canaries = Canaries(bench, spot)
+    result = bench.run(case.size)
+    canaries.check()
+    canaries.remove()
+    assert result.outcomes[0].error is None, result.outcomes[0].error
+    assert bench.leftovers() == []
+    compare(case, bench.rootfs)
+    [image] = json.loads(json.dumps(pass_document(result)))["images"]
+    listed = image["not_carried"]
+    assert len(listed) == len(case.lists), listed
+    assert all(any(word in line for line in listed) for word in case.lists), listed
+    assert all(line.isprintable() for line in listed)
