@@ -209,9 +209,8 @@ def failure(outcome: Outcome) -> str:
     return outcome.error.brief
 
 
-def compare(case: Case, rootfs: Path) -> None:
+def compare(case: Case, found: dict[bytes, Seen]) -> None:
     """A finished filesystem against what the case says of it."""
-    found = read_back(rootfs)
     if case.holds:
         wanted = {os.fsencode(path): held for path, held in case.holds.items()}
         held = {path: seen.held for path, seen in found.items()}

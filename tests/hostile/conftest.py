@@ -15,7 +15,7 @@ from hostile.bench import Bench
 @pytest.fixture(scope="session")
 def shared_bench() -> Iterator[Bench]:
     """A host with a good image published under the name that every case takes."""
-    root = Path(tempfile.mkdtemp(prefix="b-", dir="/tmp"))  # short: it becomes part of paths
+    root = Path(tempfile.mkdtemp(prefix="b-"))  # short: it becomes part of paths
     bench = Bench(root)
     yield bench
     shutil.rmtree(root)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hostile.bench import Bench, Canaries, compare, failure
+from hostile import peer
+from hostile.bench import Bench, Canaries, compare, failure, read_back
 from hostile.table import ACCEPTED, REJECTED
 from reconciler.report import pass_document
 
@@ -45,7 +47,7 @@ def test_rejected(name: str, bench: Bench, spot: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_accepted(name: str, bench: Bench, spot: Path) -> None:
+def test_accepted(name: str, bench: Bench, spot: Path, tmp_path: Path) -> None:
     case = ACCEPTED[name]
     case.make(bench.layout, str(bench.root / "outside"))
     canaries = Canaries(bench, spot)
@@ -54,9 +56,14 @@ def test_accepted(name: str, bench: Bench, spot: Path) -> None:
     canaries.remove()
     assert result.outcomes[0].error is None, result.outcomes[0].error
     assert bench.leftovers() == []
-    compare(case, bench.rootfs)
+    found = read_back(bench.rootfs)
+    compare(case, found)
     [image] = json.loads(json.dumps(pass_document(result)))["images"]
     listed = image["not_carried"]
     assert len(listed) == len(case.lists), listed
     assert all(any(word in line for line in listed) for word in case.lists), listed
     assert all(line.isprintable() for line in listed)
+    if not case.peer:
+        if not shutil.which("umoci"):
+            pytest.skip("all right so far, but umoci is not installed to compare with")
+        peer.compare(bench.layout, found, tmp_path / "peer")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import unprivileged
 
-from hostile.bench import compare
+from hostile.bench import compare, read_back
 from hostile.pitfalls import CASES
 
 
@@ -40,7 +40,7 @@ def built() -> Iterator[Path]:
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case.id for case in CASES])
 def test_pitfall(number: int, built: Path) -> None:
     rootfs = built / "state/images/by-name" / f"p{number}" / "rootfs.ext4"
-    compare(CASES[number], rootfs)
+    compare(CASES[number], read_back(rootfs))
 
 
 def test_features_are_those_of_every_guest(built: Path) -> None:
