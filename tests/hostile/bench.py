@@ -63,11 +63,11 @@ class Bench:
 
     def run(self, size: str = "16MiB", **options: Any) -> Pass:
         """One pass."""
-        return reconcile(self._config(size, options), self._host())
+        return reconcile(self._config(size, options), self.host())
 
     def places(self) -> list[Path]:
         """Where staging and scratch of the next image will be; nothing when it does not resolve."""
-        [image] = preview(self._config("16MiB", {}), self._host()).plan.images
+        [image] = preview(self._config("16MiB", {}), self.host()).plan.images
         if image.desired is None:
             return []
         return [
@@ -80,7 +80,8 @@ class Bench:
         rows = [f"{key} = {json.dumps(value)}" for key, value in pairs.items()]
         return parse("\n".join(["version = 1", "[[image]]", *rows]).encode(), self.root)
 
-    def _host(self) -> Host:
+    def host(self) -> Host:
+        """Where a pass works; its events are kept."""
         self.events.clear()
 
         def emit(event: str, **fields: Any) -> None:
