@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ class Case:
     @property
     def rows(self) -> tuple[int, ...]:
         """The rows of docs/images.md that this proves."""
-        return tuple(int(word) for word in self.id.split("-") if word.isdigit())
+        leading = takewhile(lambda word: word.isdigit() and len(word) == 2, self.id.split("-"))
+        return tuple(map(int, leading))
 
 
 def stack(*layers: Entries | bytes | LayerBytes, **options: Any) -> Make:

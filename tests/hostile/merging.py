@@ -113,7 +113,7 @@ LINKS = [
         | {"m": "-> a/b/l", "c/x": b"1"},
     ),
     Case(
-        "11-41-links",
+        "11-chain-of-41",
         stack(
             [d("end"), *(s(f"l{i}", f"l{i + 1}") for i in range(40)), s("l40", "end"), f("l0/x")]
         ),

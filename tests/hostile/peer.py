@@ -30,10 +30,10 @@ def unpacked(layout: Path, top: Path) -> dict[bytes, tuple[Any, ...]]:
         held: object = mode
         if kind == stat.S_IFLNK:
             held, mode = f"-> {full.readlink()}", 0
+        elif kind == stat.S_IFREG:
+            held = full.read_bytes() if os.access(full, os.R_OK) else None
         elif kind != stat.S_IFDIR:
-            held = (
-                Path(os.fsdecode(full)).read_bytes() if os.geteuid() == 0 or mode & 0o400 else None
-            )
+            held = b""  # a FIFO is really made, and would be waited on for ever
         first = path if kind == stat.S_IFDIR else groups.setdefault(info.st_ino, path)
         found[path] = (held, mode, first, info.st_mtime_ns)
     return found
