@@ -29,7 +29,7 @@ def unpacked(layout: Path, top: Path) -> dict[bytes, tuple[Any, ...]]:
         mode = stat.S_IMODE(info.st_mode)
         held: object = mode
         if kind == stat.S_IFLNK:
-            held, mode = f"-> {full.readlink()}", 0
+            held, mode = f"-> {os.readlink(full)}", 0  # noqa: PTH115 (a Path is normalised)
         elif kind == stat.S_IFREG:
             held = full.read_bytes() if os.access(full, os.R_OK) else None
         elif kind != stat.S_IFDIR:

@@ -38,6 +38,7 @@ SPECIAL = [
         "28-29-30-as-a-parent",
         stack([n("p", "fifo")], [f("p/x", b"1", mode=0o6755)], [n("p", "char", 5, 1)]),
         holds={"": 0o755, "p": ("char", 5, 1)},
+        peer="umoci makes no directory of a FIFO",
     ),
     Case(
         "29-setuid-setgid-sticky",
@@ -69,6 +70,7 @@ SPECIAL = [
         | {"usr": 0o755, "usr/bin": 0o555, "usr/bin/b": b"2", "root": 0o550}
         | {"root/.profile": b"r"},
         has={"secret": {"mode": 0, "size": 6000}, "p/q/x": {"mode": 0}},
+        peer="umoci leaves the mode of the root alone",
     ),
     Case(
         "31-mode-bits",
@@ -191,6 +193,7 @@ FORMS = [
             ]
         ),
         holds={"": 0o755, "x": b"seven", "y": b"old", "p": 0o700},
+        peer="umoci does not know the type 7",
     ),
     Case(
         "34-long-names",
