@@ -248,7 +248,10 @@ class Limits(Table):
     """[limits]: what one image may ask for; `oci.limits` holds the defaults and their meaning."""
 
     layer_bytes: Bytes = DEFAULTS.layer_bytes
+    zstd_window: Bytes = DEFAULTS.zstd_window
     entries: int = Field(default=DEFAULTS.entries, ge=1)
+    metadata_bytes: Bytes = DEFAULTS.metadata_bytes
+    directory_entries: int = Field(default=DEFAULTS.directory_entries, ge=1)
     pax_bytes: Bytes = DEFAULTS.pax_bytes
     layers: int = Field(default=DEFAULTS.layers, ge=1)
     document_bytes: Bytes = DEFAULTS.document_bytes
