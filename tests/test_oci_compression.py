@@ -112,7 +112,7 @@ def test_rejects_with_a_reason(case: str, chunk: int) -> None:
 
 
 def test_a_window_beyond_the_limit_names_its_key() -> None:
-    with pytest.raises(ImageError, match=r"limits\.zstd-window = 134217728") as caught:
+    with pytest.raises(ImageError, match=r"limits\.zstd-window") as caught:
         decoded(wide_window())
     assert caught.value.code is Code.LIMIT_EXCEEDED
 

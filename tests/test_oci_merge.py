@@ -425,7 +425,7 @@ def test_names_targets_and_attributes_are_limited_over_all_layers(
     wasteful: Callable[[int], Header],
 ) -> None:
     layers = [[f(b"f")], *([wasteful(i)] for i in range(100))]
-    with pytest.raises(ImageError, match=r"limits\.metadata-bytes = 100000"):
+    with pytest.raises(ImageError, match=r"limits\.metadata-bytes"):
         merged(*layers, limits=Limits(metadata_bytes=100_000))
 
 
