@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml hatch_build.py $(wildcard reconciler/guest/src/*)
 WORKERS ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(VENV)/.installed
 	@contrib/install-packages run
@@ -15,6 +15,11 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev lint
 	@contrib/install-packages test
 	$(BIN)/pytest -n $(WORKERS)
+
+# how long images take, beside other ways: docs/performance.md; ARGS="--runs 1 --images many" for less
+bench: $(VENV)/.installed-dev
+	@contrib/install-packages test
+	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -29,6 +29,7 @@ _FICLONE = 0x40049409
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
+_FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -133,21 +134,36 @@ def clone_file(source: Path, destination: Path) -> None:
             size = os.fstat(reader.fileno()).st_size
             os.truncate(writer.fileno(), size)
             for start, end in data_ranges(reader.fileno(), size):
-                _copy_range(reader.fileno(), writer.fileno(), start, end)
+                copy_range(reader.fileno(), writer.fileno(), start, end)
         os.fsync(writer.fileno())
 
 
-def _copy_range(reader: int, writer: int, start: int, end: int) -> None:
+def copy_range(reader: int, writer: int, start: int, end: int, shift: int = 0) -> None:
+    """Copy the bytes [start, end) of one file into another, `shift` bytes further on, in-kernel."""
     while start < end:
+        place = start + shift
         try:
-            copied = os.copy_file_range(reader, writer, end - start, start, start)
+            copied = os.copy_file_range(reader, writer, end - start, start, place)
         except OSError as error:
             if error.errno not in _NO_KERNEL_COPY:
                 raise
-            copied = os.pwrite(writer, os.pread(reader, min(CHUNK, end - start), start), start)
+            copied = os.pwrite(writer, os.pread(reader, min(CHUNK, end - start), start), place)
         if copied == 0:
             raise OSError(errno.EIO, "the source became shorter while it was copied")
         start += copied
+
+
+def punch_hole(descriptor: int, offset: int, length: int) -> None:
+    """Make a part of a file read as zeros and, where the filesystem can, take no space."""
+    mode = _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE
+    where = ctypes.c_int64(offset), ctypes.c_int64(length)
+    if _libc.fallocate(descriptor, mode, *where) == 0:
+        return
+    number = ctypes.get_errno()
+    if number != errno.EOPNOTSUPP:
+        raise OSError(number, os.strerror(number))
+    for at in range(offset, offset + length, CHUNK):
+        os.pwrite(descriptor, bytes(min(CHUNK, offset + length - at)), at)
 
 
 def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:

@@ -201,11 +201,15 @@ class DesiredImage:
     guest_digest: str | None
     """Digest of the guest assets that go in, None when `guest = false`."""
     vsock_port: int = 42070
+    builder: str = "tools"
+    """What `spec.builder` comes to on this host: "direct" or "tools", never "auto"."""
 
     @property
     def keys(self) -> StageKeys:
         """The chain of stage keys: each covers its own inputs and the key before it."""
-        flatten = key("flatten", self.pinned.digest, str(self.pinned.platform))
+        # the builders give equal trees in different bytes
+        how = () if self.builder == "tools" else (self.builder,)
+        flatten = key("flatten", self.pinned.digest, str(self.pinned.platform), *how)
         modules = self.kernel.modules if self.kernel and self.spec.inject_modules else None
         if self.spec.size is None:  # "auto" makes room for what goes in later
             ext4 = key("ext4", flatten, "auto", self.guest_digest, modules)

@@ -15,6 +15,7 @@ from pathlib import Path
 from reconciler.collection import Holding, Kind, References
 from reconciler.config.load import Config
 from reconciler.errors import REPORT, BangerError, Code, HostError
+from reconciler.ext4 import libext2fs
 from reconciler.files import allocated, host_error
 from reconciler.guest.assets import assets_digest
 from reconciler.kernel.store import KernelStore
@@ -71,7 +72,7 @@ class Surveyor:
             brief = f"an unexpected {type(error).__name__}: {printable(str(error))}"
             wrapped = HostError(brief, code=Code.INTERNAL, resolution=REPORT, retryable=False)
             return Unresolved(spec, stage, wrapped)
-        return DesiredImage(spec, pinned, kernel, guest, vsock_port)
+        return DesiredImage(spec, pinned, kernel, guest, vsock_port, builder_for(spec.builder))
 
     def _identify(self, spec: ImageSpec) -> KernelTriple | None:
         if spec.kernel_ref is None:
@@ -231,6 +232,13 @@ class Surveyor:
             yield Holding(Kind.BLOB, digest, path, _age(now, mtime / 1e9), size)
         for path, size, mtime in self.blobs.leftovers():
             yield Holding(Kind.PARTIAL, path.name, path, _age(now, mtime / 1e9), size)
+
+
+def builder_for(wanted: str) -> str:
+    """The builder that an entry gets here: "auto" is direct wherever libext2fs can be used."""
+    if wanted == "auto":
+        return "direct" if libext2fs.is_available() else "tools"
+    return wanted
 
 
 def _holding(kind: Kind, key: str, path: Path, now: float, *, in_use: bool = False) -> Holding:

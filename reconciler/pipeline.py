@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from reconciler.direct.builder import DirectBuilder
 from reconciler.errors import BangerError, Code
 from reconciler.files import clone_file, host_error, host_errors, sparse_digest
 from reconciler.kernel.store import KernelStore
@@ -28,6 +29,8 @@ from reconciler.room import Feed, Interrupted, Room
 from reconciler.stages import ext4, flatten, guest, kernel, ownership, publish, pull, record
 from reconciler.store import Store, is_open
 from reconciler.tools import Tools
+
+_Run = Callable[[DesiredImage, Room], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,7 @@ def _room(plan: ImagePlan, image: DesiredImage, services: Services) -> Room:
 
 def _run(
     stage: Stage,
-    run: Callable[[DesiredImage, Room], None],
+    run: _Run,
     image: DesiredImage,
     room: Room,
     progress: Progress,
@@ -175,14 +178,32 @@ def _rootfs(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage
     if Stage.EXT4 in runs:
         room.store.write_journal(image.id, {})  # what is in staging proves nothing from here on
         room.tools.require()
-        _tree(image, room, progress, runs)
-        _run(Stage.EXT4, ext4.run, image, room, progress)
-        _run(Stage.OWNERSHIP, ownership.run, image, room, progress)
-        if Stage.GUEST in runs:
-            _run(Stage.GUEST, guest.run, image, room, progress)
+        if image.builder == "direct":
+            _build_directly(image, room, progress, runs)
+        else:
+            _build_with_tools(image, room, progress, runs)
         _note_rootfs(image, room, sparse_digest(room.rootfs))
     else:
         _take_up(image, room)
+
+
+def _build_with_tools(
+    image: DesiredImage, room: Room, progress: Progress, runs: set[Stage]
+) -> None:
+    if Stage.FLATTEN in runs or not flatten.load(image, room):
+        _tree(image, room, progress, runs, flatten.run)
+    _run(Stage.EXT4, ext4.run, image, room, progress)
+    _run(Stage.OWNERSHIP, ownership.run, image, room, progress)
+    if Stage.GUEST in runs:
+        _run(Stage.GUEST, guest.run, image, room, progress)
+
+
+def _build_directly(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage]) -> None:
+    with DirectBuilder() as builder:
+        _tree(image, room, progress, runs, builder.stream)
+        _run(Stage.EXT4, builder.finish, image, room, progress)
+    if Stage.GUEST in runs:
+        _run(Stage.GUEST, guest.verify, image, room, progress)
 
 
 def _take_up(image: DesiredImage, room: Room) -> None:
@@ -216,41 +237,41 @@ def _note_rootfs(image: DesiredImage, room: Room, digest: str) -> None:
     room.store.write_journal(image.id, journal)
 
 
-def _tree(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage]) -> None:
-    """The staging tree: still in scratch, or pulled and flattened side by side.
+def _tree(
+    image: DesiredImage, room: Room, progress: Progress, runs: set[Stage], flattening: _Run
+) -> None:
+    """The merged tree, and the content of its files: pulled and flattened side by side.
 
     A cached blob that turns out to be damaged is put aside and fetched again, once.
     """
     room.store.prepare_scratch()
     if Stage.FLATTEN not in runs:
-        if flatten.load(image, room):
-            return
         progress.emit("stage.progress", image=image.spec.name, stage="flatten", note="again")
     # another program may share the cache, and have collected what this one found there
     pulling = Stage.PULL in runs or not all(
         room.blobs.has(layer.blob) for layer in image.pinned.layers
     )
     try:
-        _pull_and_flatten(image, room, progress, pulling=pulling)
+        _pull_and_flatten(image, room, progress, flattening, pulling=pulling)
     except LayerMismatch as error:
         room.blobs.quarantine(error.blob)
         room.feed = Feed(image.pinned)
         progress.failed = None
-        _pull_and_flatten(image, room, progress, pulling=True)
+        _pull_and_flatten(image, room, progress, flattening, pulling=True)
 
 
 def _pull_and_flatten(
-    image: DesiredImage, room: Room, progress: Progress, *, pulling: bool
+    image: DesiredImage, room: Room, progress: Progress, flattening: _Run, *, pulling: bool
 ) -> None:
     if not pulling:
         for layer in image.pinned.layers:
             room.feed.put(layer.blob.digest, room.blobs.path(layer.blob.digest))
-        _run(Stage.FLATTEN, flatten.run, image, room, progress)
+        _run(Stage.FLATTEN, flattening, image, room, progress)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="pull") as beside:
         pulled = beside.submit(_pull, image, room, progress)
         try:
-            _run(Stage.FLATTEN, flatten.run, image, room, progress)
+            _run(Stage.FLATTEN, flattening, image, room, progress)
         except BaseException:
             room.feed.abandoned.set()
             cause = pulled.exception()

@@ -298,9 +298,11 @@ def _rootfs_steps(
     if clone_from:
         return _skip(_ROOTFS, f"the rootfs is cloned from artifact {clone_from[:12]}")
     guest = "the assets go in" if image.spec.guest else "guest = false: nothing is injected"
+    direct = image.builder == "direct"
+    owners = "ext4 wrote the owners" if direct else "the new filesystem needs its owners"
     tail = (
         Step(Stage.EXT4, run=True, reason="no artifact holds this rootfs"),
-        Step(Stage.OWNERSHIP, run=True, reason="the new filesystem needs its owners"),
+        Step(Stage.OWNERSHIP, run=not direct, reason=owners),
         Step(Stage.GUEST, run=image.spec.guest, reason=guest),
     )
     if image.keys.flatten in observed.trees:

@@ -20,6 +20,7 @@ reconcile status
 apply
 observe
 pipeline
+direct.*
 stages.*
 room
 collection
@@ -33,7 +34,7 @@ logins
 tools ext4.*
 config.*
 oci.*
-files parallel
+files hot parallel
 sizes durations streams
 model
 errors
@@ -43,6 +44,7 @@ __init__
 OWNERS = {
     "subprocess": {"tools"},
     "httpx": {"oci.web", "oci.line"},
+    "ctypes": {"ext4.libext2fs", "files", "tools"},
     "tomli": {"config.load"},
     "sqlite3": {"records"},
     "watchfiles": {"watch"},

@@ -80,7 +80,8 @@ def e2fsck(image: Path) -> None:
     assert found.returncode == 0, found.stdout
 
 
-FROM_EXT4 = "ext4 ownership guest publish record"
+FROM_EXT4 = "ext4 guest publish record"
+"""With the direct builder, which writes owners with everything else."""
 
 
 class TestFirstLight:
@@ -271,6 +272,30 @@ class TestRegistry:
         assert result.images["web"]["error"] is None
         assert result.document["partial"] is True
         e2fsck(program.rootfs("web"))
+
+
+class TestBuilder:
+    def test_another_builder_is_another_recipe(
+        self, program: Program, tmp_path: Path, layout: Path
+    ) -> None:
+        ids = []
+        for builder in ("tools", "direct"):
+            image = {"name": "web", "ref": f"oci:{layout}:1", "builder": builder}
+            config = write_config(tmp_path / "banger.toml", image)
+            result = program.run(config, "--json")
+            assert result.code == 0, result.err
+            e2fsck(program.rootfs("web"))
+            ids.append(result.images["web"]["id"])
+        assert ids[0] != ids[1]
+        assert result.images["web"]["reason"] == "RecipeChanged"
+
+    def test_auto_is_the_direct_one_where_the_library_is(
+        self, program: Program, tmp_path: Path, layout: Path
+    ) -> None:
+        image = {"name": "web", "ref": f"oci:{layout}:1", "builder": "direct"}
+        program.run(write_config(tmp_path / "banger.toml", image))
+        image["builder"] = "auto"
+        assert ran(program, write_config(tmp_path / "banger.toml", image)) == ""
 
 
 @pytest.fixture
@@ -595,12 +620,14 @@ class TestInterruption:
         e2fsck(program.rootfs("web"))
 
     def test_killed_in_ext4_the_build_goes_on_from_the_whole_tree(
-        self, program: Program, config: Path
+        self, program: Program, tmp_path: Path, layout: Path
     ) -> None:
+        image = {"name": "web", "ref": f"oci:{layout}:1", "builder": "tools"}
+        config = write_config(tmp_path / "banger.toml", image)
         real = program.root / "mke2fs.real"
         deadly = f'#!/bin/sh\n[ "$1" = -V ] && exec {real} -V\nkill -9 $PPID\n'
         assert with_mke2fs(program, config, deadly, 0o755).code == -signal.SIGKILL
-        assert ran(program, config) == FROM_EXT4
+        assert ran(program, config) == "ext4 ownership guest publish record"
         e2fsck(program.rootfs("web"))
 
     def test_a_kernel_that_could_not_be_fetched_does_not_cost_the_rootfs(

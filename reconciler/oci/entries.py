@@ -101,6 +101,14 @@ class Tree:
                 names = sorted(node.children, reverse=True)
                 todo.extend([(prefix + name, node.children[name]) for name in names])
 
+    def nodes(self) -> Iterator[Node]:
+        """Every inode by each of its names, without the names and in no order: `walk`, but fast."""
+        todo = [self.root]
+        for node in todo:
+            yield node
+            if node.children:
+                todo.extend(node.children.values())
+
     def lookup(self, path: bytes) -> Node | None:
         """The node of exactly this name, no link followed; None when there is none."""
         node: Node | None = self.root

@@ -1,9 +1,10 @@
 """One layer from its blob in the cache to headers and payloads, with both digests verified.
 
-The builders (`stages.flatten`) read layers through it, oldest first. Decompression and hashing run
-in a thread of their own beside the parser, which is where a build's time goes; both release the
-interpreter's lock. Nothing that comes out may be relied upon before the `with` block has ended;
-only then is it known that blob and tar stream are the bytes that the manifest names.
+The builders (`stages.flatten`, `direct.builder`) read layers through it, oldest first.
+Decompression and hashing run in a thread each beside the parser, which is where a build's time
+goes; both release the interpreter's lock. Nothing that comes out may be relied upon before the
+`with` block has ended; only then is it known that blob and tar stream are the bytes that the
+manifest names.
 """
 
 from __future__ import annotations
@@ -118,6 +119,28 @@ def _open(path: Path, layer: Layer, name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+class _Hasher(threading.Thread):
+    """Hashes what it is given, a little later."""
+
+    def __init__(self) -> None:
+        super().__init__(name="layer-hasher", daemon=True)
+        self._queue: queue.Queue[tuple[hashlib._Hash, bytes] | None] = queue.Queue(_AHEAD)
+
+    def run(self) -> None:
+        """Until `finish`."""
+        while item := self._queue.get():
+            item[0].update(item[1])
+
+    def add(self, total: hashlib._Hash, data: bytes) -> None:
+        """These bytes come next in that hash."""
+        self._queue.put((total, data))
+
+    def finish(self) -> None:
+        """Wait until all is hashed."""
+        self._queue.put(None)
+        self.join()
+
+
 class _Pump(threading.Thread):
     """Reads, hashes and decodes a blob, a few batches ahead of the parser."""
 
@@ -130,17 +153,19 @@ class _Pump(threading.Thread):
         self._blob_hash = hashlib.new(layer.blob.digest.partition(":")[0])
         self._stream_hash = hashlib.new(layer.diff_id.partition(":")[0])
         self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
+        self._hasher = _Hasher()
         self._stopped = threading.Event()
         self._ended = False
 
     def run(self) -> None:
         """Fill the queue; its last item is None, or what went wrong."""
         end: BaseException | None = None
+        self._hasher.start()
         try:
             batch: list[bytes] = []
             waiting = 0
             for piece in decompress(self._chunks(), self._limits):
-                self._stream_hash.update(piece)
+                self._hasher.add(self._stream_hash, piece)
                 batch.append(piece)
                 waiting += len(piece)
                 if waiting >= _BATCH:
@@ -150,11 +175,12 @@ class _Pump(threading.Thread):
             self._queue.put(b"".join(batch))
         except BaseException as exc:
             end = exc
+        self._hasher.finish()
         self._queue.put(end)
 
     def _chunks(self) -> Iterator[bytes]:
         while not self._stopped.is_set() and (chunk := os.read(self._descriptor, _CHUNK)):
-            self._blob_hash.update(chunk)
+            self._hasher.add(self._blob_hash, chunk)
             self.position += len(chunk)
             yield chunk
 

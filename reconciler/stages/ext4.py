@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from reconciler.errors import Code, HostError, ImageError
 from reconciler.ext4.imagefile import durable
@@ -60,19 +61,40 @@ def run(image: DesiredImage, room: Room) -> None:
     if room.tree is None:
         raise HostError("the ext4 stage was started before flatten", code=Code.INTERNAL)
     need = need_of(room.tree)
-    extra = asset_sizes(image)
-    size = automatic_size(need, extra) if image.spec.size is None else image.spec.size
-    _check_size(size, size_for(need, extra))
+    size = wanted_size(image, need)
+    with durable(room.rootfs, create=size) as descriptor:
+        arguments: list[str | Path] = ["-d", room.host_tree]
+        checkpoint = _reporter(image, room, need.blocks * BLOCK, descriptor)
+        make(image, room, size, inode_count(need, size), arguments=arguments, checkpoint=checkpoint)
+
+
+def make(
+    image: DesiredImage,
+    room: Room,
+    size: int,
+    inodes: int,
+    *,
+    arguments: Sequence[str | Path] = (),
+    checkpoint: Callable[[], None] | None = None,
+) -> None:
+    """Run mkfs.ext4 on `room.rootfs`, which has its `size`, with the parameters of the recipe."""
     config = room.scratch / "mke2fs.conf"
     with host_errors("cannot write the configuration of mke2fs"):
         config.write_text(_CONFIG, encoding="ascii")
-    with durable(room.rootfs, create=size) as descriptor:
-        room.tools.mkfs(
-            room.rootfs,
-            [*_options(image.keys.ext4, size, inode_count(need, size)), "-d", room.host_tree],
-            config,
-            checkpoint=_reporter(image, room, need.blocks * BLOCK, descriptor),
-        )
+    options = [*_options(image.keys.ext4, size, inodes), *arguments]
+    room.tools.mkfs(room.rootfs, options, config, checkpoint=checkpoint or room.checkpoint)
+
+
+def wanted_size(image: DesiredImage, need: Need) -> int:
+    """The size in bytes that the entry says or, for "auto", that the image needs.
+
+    Raises ImageError SIZE_TOO_SMALL with the size that would do, CONFIG_INVALID for one that no
+    filesystem has.
+    """
+    extra = asset_sizes(image)
+    size = automatic_size(need, extra) if image.spec.size is None else image.spec.size
+    _check_size(size, size_for(need, extra))
+    return size
 
 
 def automatic_size(need: Need, extra: tuple[int, ...] = ()) -> int:

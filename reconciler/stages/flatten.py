@@ -16,6 +16,7 @@ from pathlib import Path
 
 from reconciler.errors import Code, HostError
 from reconciler.files import host_error, remove_tree
+from reconciler.hot import hot_loop
 from reconciler.model import DesiredImage
 from reconciler.oci.layers import layer_name, read_layer
 from reconciler.oci.merge import Header, Merge, Tree
@@ -36,7 +37,8 @@ def run(image: DesiredImage, room: Room) -> None:
     try:
         data = _prepare(room.scratch)
         tree = _merge(image, room, data)
-        materialise(tree, data, room.host_tree, room.checkpoint)
+        with hot_loop():
+            materialise(tree, data, room.host_tree, room.checkpoint)
         remove_tree(data)
         flatten_metadata.save(tree, room.scratch)
     except OSError as error:
@@ -82,14 +84,14 @@ def _merge(image: DesiredImage, room: Room, data: Path) -> Tree:
     limits = room.limits
     merge = Merge(limits)
     serials = count(1)
-    progress = _Progress(image, room)
+    progress = Progress(image, room)
     layers = image.pinned.layers
     with open_directory(data) as spool:
         for index, layer in enumerate(layers, 1):
             name = layer_name(index, len(layers), layer)
             blob = room.feed.get(layer.blob.digest)
             merge.begin_layer(name)
-            with read_layer(blob, layer, name, limits, serials) as reader:
+            with hot_loop(), read_layer(blob, layer, name, limits, serials) as reader:
                 for header, payload in reader.entries:
                     room.checkpoint()
                     if merge.add(header) and header.content:
@@ -137,7 +139,7 @@ def _host_error(error: OSError, scratch: Path, what: str) -> HostError:
     )
 
 
-class _Progress:
+class Progress:
     """Compressed bytes replayed so far, told at most ten times a second."""
 
     def __init__(self, image: DesiredImage, room: Room) -> None:

@@ -71,10 +71,16 @@ def run(image: DesiredImage, room: Room) -> None:
         places = _make_directories(bench)
         bench.debugfs(_script(bench.assets, places, before))
     room.tools.e2fsck(room.rootfs, checkpoint=room.checkpoint)
+    verify(image, room)
     with Filesystem(room.rootfs) as filesystem:
-        for asset in assets:
-            _verify(filesystem, asset)
         _verify_directories(filesystem, places, before)
+
+
+def verify(image: DesiredImage, room: Room) -> None:
+    """Read every asset back, as a guest would find it. Raises HostError when one is not there."""
+    with Filesystem(room.rootfs) as filesystem:
+        for asset in guest_assets(image):
+            _verify(filesystem, asset)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from functools import lru_cache
 from pathlib import Path
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
 from typing import NamedTuple
@@ -19,17 +18,19 @@ from reconciler.errors import Code, HostError
 from reconciler.ext4 import dirent
 from reconciler.ext4.debugfs import Script
 from reconciler.ext4.imagefile import durable, failure
+from reconciler.ext4.inode import encode_rdev, encode_time
 from reconciler.ext4.reader import LOST_AND_FOUND, ROOT_INODE, Filesystem, Inode
 from reconciler.ext4.size import FAST_SYMLINK
 from reconciler.ext4.xattr import ACL_NAMES, CAPABILITY
 from reconciler.files import host_errors
+from reconciler.hot import hot_loop
 from reconciler.model import DesiredImage, printable
 from reconciler.oci.acl import normal_acl
 from reconciler.oci.entries import Kind, Node, Tree
 from reconciler.room import Room
 from reconciler.tools import FAKE_TIME
 
-_TYPES = {
+TYPES = {
     Kind.REGULAR: S_IFREG,
     Kind.DIRECTORY: S_IFDIR,
     Kind.SYMLINK: S_IFLNK,
@@ -37,7 +38,7 @@ _TYPES = {
     Kind.BLOCK: S_IFBLK,
     Kind.FIFO: S_IFIFO,
 }
-_TYPE_BITS = [_TYPES.get(kind, 0) for kind in sorted(Kind)]
+_TYPE_BITS = [TYPES.get(kind, 0) for kind in sorted(Kind)]
 """The same, by index: an enum hashes in Python, and this is asked for every inode."""
 
 _ENTRY_TYPES = {
@@ -79,13 +80,14 @@ def run(image: DesiredImage, room: Room) -> None:
     """
     if room.tree is None:
         raise HostError("the ownership stage was started before flatten", code=Code.INTERNAL)
-    with durable(room.rootfs) as descriptor, Filesystem(room.rootfs) as filesystem:
+    with hot_loop(), durable(room.rootfs) as descriptor, Filesystem(room.rootfs) as filesystem:
         places = match(filesystem, room.tree)
         room.checkpoint()
         _apply(room, filesystem, places)
         _correct_entries(descriptor, filesystem, places)
     room.tools.e2fsck(room.rootfs, checkpoint=room.checkpoint)
-    verify(room.rootfs, places)
+    with hot_loop():
+        verify(room.rootfs, places)
 
 
 def verify(rootfs: Path, places: list[Place]) -> None:
@@ -202,31 +204,13 @@ def _is_special(node: Node) -> bool:
     return node.kind is Kind.CHARACTER or node.kind is Kind.BLOCK or node.kind is Kind.FIFO
 
 
-@lru_cache(maxsize=4096)
-def encode_time(nanoseconds: int) -> tuple[int, int]:
-    """(low, extra) as unsigned numbers: 32 bits of seconds; 30 bits of ns above 2 more of seconds.
-
-    >>> encode_time(-1)
-    (4294967295, 3999999996)
-    """
-    seconds, rest = divmod(nanoseconds, _SECOND)
-    low = seconds & 0xFFFFFFFF
-    signed = low - (1 << 32) if low >> 31 else low
-    return low, rest << 2 | (seconds - signed) >> 32 & 3
-
-
 def encode_device(node: Node) -> tuple[int, int]:
     """The first two words of a device's i_block: the old encoding where it suffices, as in Linux.
 
     >>> encode_device(Node(Kind.CHARACTER, rdev=(1, 3)))
     (259, 0)
     """
-    if node.kind is Kind.FIFO:
-        return 0, 0
-    major, minor = node.rdev
-    if major < 256 and minor < 256:
-        return major << 8 | minor, 0
-    return 0, minor & 0xFF | major << 8 | (minor & 0xFFF00) << 12
+    return (0, 0) if node.kind is Kind.FIFO else encode_rdev(*node.rdev)
 
 
 def _add_xattrs(

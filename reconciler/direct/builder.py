@@ -1,0 +1,206 @@
+"""The direct builder: one pass over the layers, from their bytes to the blocks of `rootfs.ext4`.
+
+`pipeline` runs `stream` as the stage flatten and `finish` as the stage ext4. With a fixed size the
+filesystem is made first, empty, and content goes where it will stay. With size = "auto" nobody
+knows the size before the last header; then content waits in a spool file without a name and is
+moved by the kernel. The same happens when a first attempt runs out of blocks, since what lower
+layers lose to upper ones takes none in the end.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Self
+
+from reconciler.direct import selfcheck
+from reconciler.direct.assets import add_assets
+from reconciler.direct.content import Contents
+from reconciler.direct.directory import index_blocks
+from reconciler.direct.image import NewImage, new_image
+from reconciler.direct.metadata import Metadata, number
+from reconciler.direct.move import free_unused, move, used_serials
+from reconciler.direct.space import SpoolSpace
+from reconciler.errors import Code, HostError, ImageError
+from reconciler.ext4.libext2fs import NoRoom
+from reconciler.ext4.size import BLOCK, LARGEST, SMALLEST, Need, inode_count, need_of
+from reconciler.files import host_errors
+from reconciler.guest.assets import guest_assets
+from reconciler.hot import hot_loop
+from reconciler.model import DesiredImage
+from reconciler.oci.entries import Tree
+from reconciler.oci.layers import layer_name, read_layer
+from reconciler.oci.merge import Merge
+from reconciler.oci.sparse import Piece
+from reconciler.oci.tar import Payload
+from reconciler.room import Room
+from reconciler.stages import ext4
+from reconciler.stages.flatten import Progress
+
+_LARGE = 1 << 20
+"""Bytes of a payload from which on an interruption is looked for within it."""
+
+
+@dataclass(slots=True)
+class DirectBuilder:
+    """One build. Use it in a `with`: what it has open is closed, whatever happens."""
+
+    _open: ExitStack = field(default_factory=ExitStack)
+    _image: NewImage | None = None
+    _contents: Contents | None = None
+    _spool: int = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Close everything; a filesystem that is not finished stays worthless."""
+        self._image = self._contents = None
+        broken = ImageError("the build was given up")
+        self._open.__exit__(ImageError, broken, None)
+        self._open = ExitStack()
+
+    def stream(self, image: DesiredImage, room: Room) -> None:
+        """Read all layers, place their content, and set `room.tree`.
+
+        Raises what `stages.flatten.run` raises, and SIZE_TOO_SMALL.
+        """
+        with host_errors("cannot write the content of the image"):
+            self._abandon()
+            room.scratch.mkdir(mode=0o700, exist_ok=True)
+            selfcheck.require(image, room)
+            size = image.spec.size
+            if size is not None and size % BLOCK == 0 and SMALLEST <= size <= LARGEST:
+                try:
+                    self._stream_in_place(image, room, size)
+                    return
+                except NoRoom:
+                    self._abandon()
+            self._stream_to_spool(image, room)
+
+    def _stream_in_place(self, image: DesiredImage, room: Room, size: int) -> None:
+        inodes = inode_count(Need(0, 0), size)
+        made = self._make(image, room, size, inodes)
+        self._contents = Contents(made.descriptor, made.space)
+        tree = _replay(image, room, self._contents)
+        need = _need(tree)
+        ext4.wanted_size(image, need)
+        if inode_count(need, size) != inodes:
+            raise NoRoom(f"{inodes} inodes are too few")
+        room.tree = tree
+
+    def _stream_to_spool(self, image: DesiredImage, room: Room) -> None:
+        self._spool = self._open.enter_context(_spool(room.staging))
+        self._contents = Contents(self._spool, SpoolSpace())
+        room.tree = _replay(image, room, self._contents)
+
+    def finish(self, image: DesiredImage, room: Room) -> None:
+        """Write the tree that `stream` left, guest assets on top, then sync and check.
+
+        Raises ImageError when it does not fit or has something in the way of the guest, HostError
+        when the disk, the library or a tool fails.
+        """
+        tree, contents = room.tree, self._contents
+        if tree is None or contents is None:
+            raise HostError("the ext4 stage was started before flatten", code=Code.INTERNAL)
+        with host_errors("cannot write the filesystem"), hot_loop():
+            made = self._image
+            if made is None:
+                made = self._take_from_spool(image, room, tree, contents)
+            else:
+                free_unused(contents.extents, used_serials(tree), made.space, made.descriptor)
+            self._write(image, room, made, tree)
+            self._open.close()  # bitmaps, superblock, sync
+        room.tools.e2fsck(room.rootfs, checkpoint=room.checkpoint)
+
+    def _take_from_spool(
+        self, image: DesiredImage, room: Room, tree: Tree, contents: Contents
+    ) -> NewImage:
+        need = _need(tree)
+        size = ext4.wanted_size(image, need)
+        made = self._make(image, room, size, inode_count(need, size))
+        moved = move(contents.extents, used_serials(tree), made.space, self._spool, made.descriptor)
+        self._contents = Contents(made.descriptor, made.space)
+        self._contents.extents = moved
+        return made
+
+    def _make(self, image: DesiredImage, room: Room, size: int, inodes: int) -> NewImage:
+        self._image = self._open.enter_context(new_image(image, room, size, inodes))
+        return self._image
+
+    def _write(self, image: DesiredImage, room: Room, made: NewImage, tree: Tree) -> None:
+        contents = self._contents
+        if contents is None:
+            raise HostError("the content of the image is not placed", code=Code.INTERNAL)
+        serials = count(max(contents.extents, default=0) + 1)
+
+        def store(content: bytes) -> int:
+            serial = next(serials)
+            contents.add(serial, len(content), [content])
+            return serial
+
+        try:
+            add_assets(tree, guest_assets(image), store)
+            contents.flush()
+            numbers = number(tree.root)
+            room.not_carried.extend(tree.not_carried)
+            room.checkpoint()
+            metadata = Metadata(
+                made.writer, made.space, made.descriptor, made.empty, contents.extents, numbers
+            )
+            metadata.write(tree.root)
+        except NoRoom as error:
+            raise NoRoom(
+                f"the filesystem is too small: {error.brief}",
+                resolution="Raise the size of the image.",
+            ) from error
+
+
+@contextmanager
+def _spool(directory: Path) -> Iterator[int]:
+    """A file without a name: whatever ends this process, nothing of it is left."""
+    with tempfile.TemporaryFile(dir=directory) as spool:
+        yield spool.fileno()
+
+
+def _replay(image: DesiredImage, room: Room, contents: Contents) -> Tree:
+    """All layers, oldest first, into a tree and the content's blocks."""
+    limits = room.limits
+    merge = Merge(limits)
+    serials = count(1)
+    progress = Progress(image, room)
+    layers = image.pinned.layers
+    for index, layer in enumerate(layers, 1):
+        name = layer_name(index, len(layers), layer)
+        blob = room.feed.get(layer.blob.digest)
+        merge.begin_layer(name)
+        with hot_loop(), read_layer(blob, layer, name, limits, serials) as reader:
+            for header, payload in reader.entries:
+                room.checkpoint()
+                if merge.add(header) and header.content:
+                    watched = payload if header.size < _LARGE else _watched(payload, room)
+                    contents.add(header.content, header.size, watched)
+                progress.report(reader.position)
+        merge.end_layer()
+        progress.finish_layer(layer.blob.size)
+    contents.flush()
+    with hot_loop():
+        return merge.finish()
+
+
+def _watched(payload: Payload, room: Room) -> Iterator[Piece]:
+    for piece in payload:
+        room.checkpoint()
+        yield piece
+
+
+def _need(tree: Tree) -> Need:
+    need = need_of(tree)
+    return replace(need, blocks=need.blocks + index_blocks(tree))

@@ -1,0 +1,227 @@
+"""How long an image takes, beside others and beside what nobody can undercut.
+
+    make bench            all images, five runs a chain, a table on stdout
+    python tests/bench/bench.py --runs 1 --images many,few --chains limit,direct
+
+Chains run interleaved, each as a process of its own on a fresh directory, with fsync included:
+limit       gunzip, both sha256 of every layer, write, fdatasync; nothing is parsed
+direct      this program with builder = "direct", blobs cached: verified, published, recorded
+tools       the same with builder = "tools"
+umoci+mkfs  `umoci raw unpack` and `mkfs.ext4 -d`, then fsync; needs root for true owners
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import os
+import queue
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from isal import isal_zlib
+
+SIZES = {"small": "1GiB", "big": "3GiB", "many": "1GiB", "few": "2GiB"}
+PACKAGES = {
+    "small": [],
+    "big": ["systemd-sysv,build-essential,git,python3-venv,nodejs,npm,vim,openssh-server,perl-doc"],
+}
+CHAINS = ("limit", "direct", "tools", "umoci+mkfs")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one chain. Seconds, seconds, MiB."""
+
+    wall: float
+    cpu: float
+    peak: float
+
+
+# -- images ---------------------------------------------------------------------------------------
+
+
+def make_image(name: str, base: Path) -> Path:
+    """The OCI layout of one image; made when it is not there."""
+    layout = base / name
+    if (layout / "done").exists():
+        return layout
+    shutil.rmtree(layout, ignore_errors=True)
+    tar = base / f"{name}.tar"
+    if not tar.exists():
+        (_debian if name in PACKAGES else _synthetic)(name, tar)
+    _call("umoci", "init", "--layout", layout)
+    _call("umoci", "new", "--image", f"{layout}:1")
+    _call("umoci", "raw", "add-layer", "--image", f"{layout}:1", tar)
+    (layout / "done").touch()
+    return layout
+
+
+def _debian(name: str, tar: Path) -> None:
+    include = [f"--include={packages}" for packages in PACKAGES[name]]
+    _call("mmdebstrap", "--quiet", "--variant=minbase", *include, "bookworm", tar)
+
+
+def _synthetic(name: str, tar: Path) -> None:
+    """many: 60,000 files of up to 8 KiB, 40,000 in one directory. few: four of 200 MiB."""
+    chance = random.Random(name)
+    with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as archive:
+        if name == "many":
+            for number in range(60_000):
+                where = "one" if number < 40_000 else f"d/{number % 500}"
+                _add(archive, f"{where}/{number}", chance.randbytes(chance.randrange(8192)))
+        else:
+            for number in range(4):
+                words = [chance.randbytes(48) for _ in range(1 << 12)]
+                _add(archive, f"{number}", b"".join(chance.choices(words, k=(200 << 20) // 48)))
+
+
+def _add(archive: tarfile.TarFile, path: str, content: bytes) -> None:
+    info = tarfile.TarInfo(path)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
+
+
+def _call(*words: str | Path) -> None:
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+
+# -- chains ---------------------------------------------------------------------------------------
+
+
+def limit(layout: Path, work: Path) -> None:
+    """The least that anybody must do who verifies an image and writes it to disk."""
+    blobs = layout / "blobs" / "sha256"
+    index = json.loads((layout / "index.json").read_text())
+    manifest = json.loads((blobs / index["manifests"][0]["digest"][7:]).read_text())
+    work.mkdir()
+    todo: queue.Queue[tuple[hashlib._Hash, bytes] | None] = queue.Queue(32)
+    hasher = threading.Thread(target=_hash, args=(todo,))
+    hasher.start()
+    with (work / "out").open("wb", buffering=0) as out:
+        for layer in manifest["layers"]:
+            one, two = hashlib.sha256(), hashlib.sha256()
+            inflate = isal_zlib.decompressobj(31)
+            with (blobs / layer["digest"][7:]).open("rb", buffering=0) as stream:
+                while chunk := stream.read(1 << 18):
+                    data = inflate.decompress(chunk)
+                    todo.put((one, chunk))
+                    todo.put((two, data))
+                    out.write(data)
+        todo.put(None)
+        hasher.join()
+        os.fdatasync(out.fileno())
+
+
+def _hash(todo: queue.Queue[tuple[hashlib._Hash, bytes] | None]) -> None:
+    while item := todo.get():
+        item[0].update(item[1])
+
+
+def umoci(layout: Path, work: Path) -> None:
+    """What one would do by hand."""
+    work.mkdir()
+    _call("umoci", "raw", "unpack", "--image", f"{layout}:1", work / "tree")
+    image = work / "rootfs.ext4"
+    _call("mkfs.ext4", "-q", "-F", "-d", work / "tree", image, SIZES[layout.name][:-2])
+    with image.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def ours(layout: Path, work: Path, builder: str, cache: Path) -> list[str]:
+    """The command line of this program for one image, its blobs in `cache`."""
+    work.mkdir()
+    config = work / "banger.toml"
+    entry = {"name": "x", "ref": f"oci:{layout}:1", "size": SIZES[layout.name], "builder": builder}
+    pairs = "\n".join(f"{key} = {json.dumps(value)}" for key, value in entry.items())
+    config.write_text(f"version = 1\n[[image]]\n{pairs}\nguest = false\n")
+    places = ["--state-dir", str(work / "state"), "--cache-dir", str(cache)]
+    return [sys.executable, "-m", "reconciler", *places, str(config)]
+
+
+def command(chain: str, layout: Path, work: Path) -> list[str]:
+    if chain in ("direct", "tools"):
+        return ours(layout, work, chain, layout.parent / "cache")
+    return [sys.executable, __file__, "--one", chain, str(layout), str(work)]
+
+
+def measure(argv: list[str], scratch: Path) -> Run:
+    """Run a command to its end; processor time and peak memory include its children."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
+    begin = time.monotonic()
+    with subprocess.Popen(
+        argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as child:
+        said = child.stderr.read() if child.stderr else b""
+        _, status, usage = os.wait4(child.pid, 0)
+        wall = time.monotonic() - begin
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{argv} failed:\n{said.decode(errors='replace')}")
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def fresh(base: Path, chain: str, layout: Path) -> Run:
+    """A run in a new directory, and its removal on disk before the next one starts."""
+    top = base / "run"
+    shutil.rmtree(top, ignore_errors=True)
+    top.mkdir(parents=True)
+    try:
+        return measure(command(chain, layout, top / "work"), top)
+    finally:
+        shutil.rmtree(top)
+        os.sync()
+
+
+def table(name: str, found: dict[str, list[Run]]) -> None:
+    """Medians, and each against the limit of the same run."""
+    print(f"\n| {name} | wall s | of the limit | cpu s | peak MiB |\n|---|--:|--:|--:|--:|")
+    base = statistics.median(run.wall for run in found["limit"]) if "limit" in found else 0.0
+    for chain, runs in found.items():
+        wall, cpu = (statistics.median(getattr(r, f) for r in runs) for f in ("wall", "cpu"))
+        peak = max(run.peak for run in runs)
+        ratio = f"{wall / base:.2f}" if base else "-"
+        print(f"| {chain} | {wall:.2f} | {ratio} | {cpu:.2f} | {peak:.0f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--dir", type=Path, default=Path(".bench"), help="images and runs go here")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--images", default=",".join(SIZES))
+    parser.add_argument("--chains", default=",".join(CHAINS))
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.one:
+        chain, layout, work = chosen.one
+        {"limit": limit, "umoci+mkfs": umoci}[chain](Path(layout), Path(work))
+        return
+    base = chosen.dir.resolve()
+    base.mkdir(parents=True, exist_ok=True)
+    for name in chosen.images.split(","):
+        layout = make_image(name, base)
+        chains = chosen.chains.split(",")
+        found: dict[str, list[Run]] = {chain: [] for chain in chains}
+        with contextlib.suppress(KeyboardInterrupt):
+            for turn in range(chosen.runs + 1):
+                for chain in chains:
+                    run = fresh(base, chain, layout)
+                    if turn:  # the first round fills the caches
+                        found[chain].append(run)
+        table(name, {chain: runs for chain, runs in found.items() if runs})
+
+
+if __name__ == "__main__":
+    main()
