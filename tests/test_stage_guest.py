@@ -132,7 +132,7 @@ def test_assets_arrive_and_nothing_else_changes(shape: str, tmp_path: Path) -> N
     after = facts(room)
     assert {path: after.get(path) for path in before} == before
     new = [inode for path, (inode, _, _) in after.items() if path not in before]
-    assert len([inode for inode in new if not inode.is_directory]) == len(guest_assets(IMAGE))
+    assert len([inode for inode in new if not inode.is_directory]) == len(guest_assets(IMAGE, TREES[shape]()))
     assert {(i.uid, i.gid, i.mtime_ns, i.ctime_ns, i.crtime_ns) for i in new} == {
         (0, 0, *[10**9] * 3)
     }
@@ -144,7 +144,7 @@ def test_a_mounted_guest_sees_each_asset(shape: str, tmp_path: Path) -> None:
     room = build(TREES[shape](), tmp_path, SIZE)
     guest.run(IMAGE, room)
     with mounted(room, tmp_path) as point:
-        for asset in guest_assets(IMAGE):
+        for asset in guest_assets(IMAGE, TREES[shape]()):
             # Links are followed as in the guest: by the kernel, with this as its root.
             command = ["chroot", point, "/usr/local/lib/banger/banger-guest", "--version"]
             assert subprocess.run(command, check=True, capture_output=True).stdout
@@ -211,7 +211,7 @@ def test_what_the_image_has_at_our_path_gives_way(kind: str, tmp_path: Path) -> 
     del before[SYSTEM + UNIT]
     assert {path: after.get(path) for path in before} == before
     inode, content, attributes = after[SYSTEM + UNIT]
-    (asset,) = (a for a in guest_assets(IMAGE) if a.path.encode() == b"/" + SYSTEM + UNIT)
+    (asset,) = (a for a in guest_assets(IMAGE, debian()) if a.path.encode() == b"/" + SYSTEM + UNIT)
     assert (inode.mode, inode.uid, content, attributes) == (0o100644, 0, asset.content, {})
 
 

@@ -60,7 +60,7 @@ def run(image: DesiredImage, room: Room) -> None:
     if room.tree is None:
         raise HostError("the ext4 stage was started before flatten", code=Code.INTERNAL)
     need = need_of(room.tree)
-    extra = asset_sizes(image)
+    extra = asset_sizes(image, room.tree)
     size = automatic_size(need, extra) if image.spec.size is None else image.spec.size
     _check_size(size, size_for(need, extra))
     config = room.scratch / "mke2fs.conf"
