@@ -307,7 +307,7 @@ os.execv({real!r}, sys.argv)
         ("line.replace('uid 0', 'uid 5')", "True", "attributes"),
         ("line.replace('sif banger-guest mode 33261', '')", "True", "attributes"),
         ("line.replace('@1', '@2')", "True", "attributes"),
-        ("line.replace('write 1 ', 'write 2 ')", "True", "content"),
+        ("line.replace('write 3 ', 'write 4 ')", "True", "content"),
         ("line.replace('symlink banger-network.service /', 'symlink banger-network.service ')",
          "True", "content"),
     ],

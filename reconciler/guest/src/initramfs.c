@@ -19,7 +19,7 @@ enum { MODULES_MAX = 256, LIST_BYTES = 32768, ROOT_TRIES = 600, PAUSE_MS = 50 };
 
 #define MODULES "/modules/"
 #define LIST MODULES "list"
-#define NEW_ROOT "/root"
+#define NEW_ROOT "/disk"
 
 static void load_module(const char *name)
 {
