@@ -132,7 +132,9 @@ def test_assets_arrive_and_nothing_else_changes(shape: str, tmp_path: Path) -> N
     after = facts(room)
     assert {path: after.get(path) for path in before} == before
     new = [inode for path, (inode, _, _) in after.items() if path not in before]
-    assert len([inode for inode in new if not inode.is_directory]) == len(guest_assets(IMAGE, TREES[shape]()))
+    assert len([inode for inode in new if not inode.is_directory]) == len(
+        guest_assets(IMAGE, TREES[shape]())
+    )
     assert {(i.uid, i.gid, i.mtime_ns, i.ctime_ns, i.crtime_ns) for i in new} == {
         (0, 0, *[10**9] * 3)
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import lzma
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,10 @@ _LARGEST = 64 << 20
 """Bytes of a module; the largest of a distribution have about 10 MiB."""
 
 _LIMITS = Limits(layer_bytes=_LARGEST)
+
+_MACHINES = {62: "amd64", 183: "arm64"}
+_HEADER = 64
+"""Bytes of an ELF-64 header."""
 
 _MODULES = "modules"
 _LIST = "list"
@@ -63,11 +67,20 @@ class _Forest:
         self.contents[name] = content
         return True
 
+    def any_module(self) -> bytes:
+        """One module, which is of the architecture that all are of."""
+        for path in self.files.values():
+            content = _unpacked(path)
+            if content.startswith(b"\x7fELF") and len(content) > _HEADER:
+                return content
+        return bytes(_HEADER)
 
-def make_initramfs(modules: Path, guest_binary: bytes) -> bytes:
+
+def make_initramfs(modules: Path, guest_binary: Callable[[str], bytes]) -> bytes:
     """An initramfs as an unpacked cpio archive; equal inputs give equal bytes.
 
-    modules: `<release>` of /lib/modules. OSError passes through. Raises ImageError (kernel-invalid)
+    modules: `<release>` of /lib/modules. guest_binary: gives it for an OCI architecture. OSError
+    passes through. Raises ImageError (kernel-invalid)
     when the modules cannot be read or lack what a disk needs.
     """
     forest = _Forest(_files(modules), _built_in(modules))
@@ -76,7 +89,10 @@ def make_initramfs(modules: Path, guest_binary: bytes) -> bytes:
             raise _invalid(modules, f'have no "{name}", without which no disk is found')
     for name in _USEFUL:
         forest.want(name)
-    return _archive(forest.contents, guest_binary)
+    architecture = _MACHINES.get(struct.unpack_from("<H", forest.any_module(), 18)[0])
+    if architecture is None:
+        raise _invalid(modules, "are for an architecture without a guest binary")
+    return _archive(forest.contents, guest_binary(architecture))
 
 
 def _archive(modules: dict[str, bytes], guest_binary: bytes) -> bytes:

@@ -45,7 +45,7 @@ def boot(artifact: Path, disk: Path, command_line: str) -> Boot:
     done = subprocess.run(
         [
             *f"{QEMU} -accel tcg -M q35 -cpu max -m 1024 -nodefaults -no-user-config".split(),
-            *"-nographic -serial stdio -no-reboot".split(),
+            *["-nographic", "-serial", "stdio", "-no-reboot"],
             *("-kernel", artifact / "kernel", "-initrd", artifact / "initrd.img"),
             *("-append", f"console=ttyS0 root=/dev/vda rw panic=-1 {command_line}"),
             *("-drive", f"id=d,file={disk},format=raw,if=none", "-device"),
