@@ -274,6 +274,22 @@ _VALID: dict[str, Any] = {
 
 
 @cli.command(context_settings=_HELP)
+@click.argument("name")
+@click.option("--print", "printing", is_flag=True, required=True, help="Nothing else is offered.")
+@_common
+def launch(options: Options, name: str, printing: bool) -> None:
+    """Print how to start an image with QEMU, Cloud Hypervisor or Firecracker."""
+    from reconciler.launch import read_launch
+    from reconciler.render import show_launch
+
+    found = read_launch(options.state_dir, options.cache_dir, name, Path.cwd())
+    if options.json:
+        _print_json(found.document())
+    else:
+        click.echo(show_launch(found))
+
+
+@cli.command(context_settings=_HELP)
 def version() -> None:
     """The version of this program."""
     click.echo(f"banger-reconcile, version {__version__}")

@@ -16,7 +16,7 @@ __main__
 cli
 render
 report progress
-reconcile status
+reconcile status launch
 apply
 observe
 pipeline

@@ -1,4 +1,4 @@
-"""The image's program as `run` and PID 1 start it: in a root of its own, where we are the kernel."""
+"""The image's program as `run` and PID 1 start it: in a root of its own."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from reconciler.kernel.parts import source_errors
 from reconciler.model import FileSource, KernelEntry, Platform, printable
 from reconciler.tools import Checkpoint, Completed, find, never, run
 
+_HOST = Path("/")
 _DOWNLOAD_SECONDS = 900
 _UNPACK_SECONDS = 300
 _MOST_PACKAGES = 3
@@ -42,7 +43,7 @@ class Origins:
     """Makes plain files of catalog entries.
 
     root: `<state>/kernels`. aside: where to put what is made when nothing may be kept there: then
-    no package is downloaded either. host: the root of the host's own /boot and /lib/modules.
+    no package is downloaded either. checkpoint: called while one is downloaded.
     """
 
     def __init__(
@@ -50,12 +51,10 @@ class Origins:
         root: Path,
         aside: Path | None = None,
         checkpoint: Checkpoint = never,
-        host: Path = Path("/"),
     ) -> None:
         self._root = root / ".origins"
         self._aside = aside
         self._checkpoint = checkpoint
-        self._host = host
 
     def plain(self, entry: KernelEntry) -> KernelEntry:
         """The entry with files in place of whatever it names; makes what is not there yet.
@@ -65,7 +64,7 @@ class Origins:
         if entry.package:
             entry = _with_files(entry, self._package(entry.name, entry.package))
         elif entry.is_host:
-            entry = _with_files(entry, self._host)
+            entry = _with_files(entry, _HOST)
         if entry.generates_initrd:
             path = self._initrd(entry)
             entry = replace(entry, initrd=FileSource(path, None, None))

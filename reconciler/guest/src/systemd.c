@@ -30,15 +30,13 @@ static const unsigned char call[] =
 static int reach_systemd(void)
 {
     const struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/run/systemd/private"};
-    const struct timeval patience = {.tv_sec = 1};
+    const struct timeval patience = {.tv_sec = 3};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-    if (connect(fd, (const struct sockaddr *)&address, sizeof address) == 0 &&
-        send(fd, hello, sizeof hello - 1, MSG_NOSIGNAL) == (ssize_t)sizeof hello - 1 &&
-        send(fd, call, sizeof call - 1, MSG_NOSIGNAL) == (ssize_t)sizeof call - 1)
+    if (connect(fd, (const struct sockaddr *)&address, sizeof address) == 0)
         return fd;
     close(fd);
     return -1;
@@ -63,6 +61,15 @@ static bool receive_line(int fd)
         if (!receive(fd, &byte, 1))
             return false;
     return byte == '\n';
+}
+
+/* The call only after the greeting was answered: systemd leaves what came along with it unread until
+ * more comes. */
+static bool ask(int fd)
+{
+    return send(fd, hello, sizeof hello - 1, MSG_NOSIGNAL) == (ssize_t)sizeof hello - 1 &&
+           receive_line(fd) &&
+           send(fd, call, sizeof call - 1, MSG_NOSIGNAL) == (ssize_t)sizeof call - 1;
 }
 
 static uint32_t number_at(const unsigned char *bytes)
@@ -150,7 +157,7 @@ bool failed_units(struct text *body)
     int fd = reach_systemd();
     if (fd < 0)
         return false;
-    if (receive_line(fd))
+    if (ask(fd))
         do
             length = receive_message(fd, message, &type);
         while (length >= 0 && type != RETURNED && type != FAILED);
