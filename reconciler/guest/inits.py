@@ -2,7 +2,8 @@
 
 `assets` asks, because an init only starts what it is told to in its own way, and an image without
 one gets ours. Most public images have none. Some seem to have one: a container image of Alpine
-carries busybox's init with an inittab that calls OpenRC, which is not there.
+carries busybox's init with an inittab that calls OpenRC, which is not there. A change of the rules
+makes other bytes of the same image: raise `model.RECIPE_VERSION` with it.
 """
 
 from __future__ import annotations
