@@ -14,9 +14,10 @@ from typing import Any
 from reconciler.errors import Code, ImageError
 from reconciler.kernel.image import KernelImage, inspect_kernel
 from reconciler.kernel.parts import INITRD, KERNEL
+from reconciler.manifest import ROOTFS
 from reconciler.model import printable
 from reconciler.records import Records
-from reconciler.store import ROOTFS, Store
+from reconciler.store import Store
 
 MEMORY_MIB = 1024
 _CID = 3

@@ -34,7 +34,7 @@ tools ext4.*
 config.*
 oci.*
 files parallel
-sizes durations streams
+sizes durations streams directories
 model
 errors
 __init__

@@ -85,14 +85,14 @@ class Origins:
                 code=Code.KERNEL_NOT_FOUND,
                 resolution="The next pass downloads it; until then nothing can be planned with it.",
             )
-        staging = self._root / f".{name}.staging"
+        staging = self._root.parent / f".{name}.PACKAGE.staging"  # the collector knows the ending
         with host_errors(f"kernel {name} cannot be stored"):
             remove_tree(staging)
             staging.mkdir(parents=True)
         try:
             self._unpack(package, staging)
             with host_errors(f"kernel {name} cannot be stored"):
-                place.mkdir(exist_ok=True)
+                place.mkdir(parents=True, exist_ok=True)
                 remove_tree(unpacked)
                 rename_new(staging / "package", unpacked)
                 write_durably(noted, package.encode())
