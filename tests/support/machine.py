@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 QEMU = "qemu-system-x86_64"
-PATIENCE = 600
+PATIENCE = 1500
 """Seconds until a machine that says nothing more is ended; a boot takes 10 to 40."""
 
 
