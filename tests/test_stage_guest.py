@@ -348,6 +348,7 @@ def test_a_normal_user_makes_the_same_bytes(tmp_path: Path) -> None:
     guest.run(IMAGE, room)
     with unprivileged.home() as home:
         script = AS_USER.replace('Path("work")', f"Path({str(home / 'work')!r})")
-        path = {"PYTHONPATH": str(Path(__file__).parent)}
+        here = Path(__file__).parent
+        path = {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
         done = unprivileged.run([sys.executable, "-c", script], home, path)
     assert done.stdout.strip() == digest(room), done.stderr

@@ -47,7 +47,7 @@ def boot(artifact: Path, disk: Path, command_line: str) -> Boot:
             *f"{QEMU} -accel tcg -M q35 -cpu max -m 1024 -nodefaults -no-user-config".split(),
             *["-nographic", "-serial", "stdio", "-no-reboot"],
             *("-kernel", artifact / "kernel", "-initrd", artifact / "initrd.img"),
-            *("-append", f"console=ttyS0 root=/dev/vda rw panic=-1 {command_line}"),
+            *("-append", f"console=ttyS0 root=/dev/vda rw panic=-1 quiet {command_line}"),
             *("-drive", f"id=d,file={disk},format=raw,if=none", "-device"),
             *("virtio-blk-pci,drive=d", "-netdev", "user,id=n,restrict=on", "-device"),
             "virtio-net-pci,netdev=n",
