@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from reconciler import __version__
-from reconciler.errors import BangerError, Busy, ConfigError, HostError
+from reconciler.directories import cache_directory, state_directory
+from reconciler.errors import BangerError, Busy, ConfigError
 from reconciler.streams import mend_streams
 
 if TYPE_CHECKING:
@@ -87,29 +88,6 @@ class Verbs(click.Group):
         formatter.write_usage(ctx.command_path, "VERB [OPTIONS] ...", prefix="       ")
 
 
-def _base(variable: str, systemd: str, xdg: str, home: str) -> Callable[[], Path]:
-    """The default of a directory option, in the order of the contract."""
-
-    def default() -> Path:
-        if own := os.environ.get(variable):
-            return Path(own)
-        if given := os.environ.get(systemd):
-            return Path(given.split(":", 1)[0])
-        if shared := os.environ.get(xdg):
-            return Path(shared) / "banger"
-        try:
-            return Path.home() / home / "banger"
-        except RuntimeError:  # neither HOME nor an entry in the user database
-            brief = f"no directory is known: neither ${variable} nor $HOME is set"
-            raise HostError(brief, resolution="Set HOME, or give both directories.") from None
-
-    return default
-
-
-_state = _base("BANGER_STATE_DIR", "STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state")
-_cache = _base("BANGER_CACHE_DIR", "CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache")
-
-
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that every verb takes, gathered into one Options."""
     directory = click.Path(file_okay=False, path_type=Path)
@@ -135,7 +113,10 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> None:
         common = {name: given.pop(name) for name in _COMMON}
         options = Options(
-            json=as_json, state_dir=state_dir or _state(), cache_dir=cache_dir or _cache(), **common
+            json=as_json,
+            state_dir=state_dir or state_directory(),
+            cache_dir=cache_dir or cache_directory(),
+            **common,
         )
         command(options, **given)
 
@@ -271,6 +252,22 @@ _VALID: dict[str, Any] = {
     "msg": "valid",
     "errors": [],
 }
+
+
+@cli.command(context_settings=_HELP)
+@click.argument("name")
+@click.option("--print", "printing", is_flag=True, required=True, help="Nothing else is offered.")
+@_common
+def launch(options: Options, name: str, printing: bool) -> None:
+    """Print how to start an image with QEMU, Cloud Hypervisor or Firecracker."""
+    from reconciler.launch import read_launch
+    from reconciler.render import show_launch
+
+    found = read_launch(options.state_dir, options.cache_dir, name, Path.cwd())
+    if options.json:
+        _print_json(found.document())
+    else:
+        click.echo(show_launch(found))
 
 
 @cli.command(context_settings=_HELP)

@@ -98,10 +98,16 @@ class KernelEntry:
     """A `[[kernel]]` entry: what a `kernel-ref` names."""
 
     name: str
-    kernel: FileSource
+    kernel: FileSource | None
     initrd: FileSource | None = None
     modules: FileSource | None = None
     cmdline: str = ""
+    package: str | None = None
+    """A package of apt in place of kernel and modules."""
+    is_host: bool = False
+    """The newest kernel of the host in place of kernel and modules."""
+    generates_initrd: bool = False
+    """An initramfs made from the modules in place of `initrd`."""
 
 
 @dataclass(frozen=True, slots=True)

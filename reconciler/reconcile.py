@@ -20,6 +20,7 @@ from reconciler.apply import Collected, Outcome, apply, collect, restore_records
 from reconciler.collection import Ages, plan_collection, references
 from reconciler.config.load import Config
 from reconciler.errors import HostError
+from reconciler.kernel.origins import Origins
 from reconciler.kernel.store import KernelStore
 from reconciler.logins import ask_helper
 from reconciler.model import Emit, RegistryConfig
@@ -204,7 +205,7 @@ def _services(
             records=Records(store.database),
             blobs=blobs,
             sources=sources,
-            kernels=KernelStore(store.kernels, config.kernels if config else ()),
+            kernels=_kernels(store, config, host, aside),
             tools=Tools(),
             emit=host.emit,
             cancelled=host.cancelled,
@@ -218,6 +219,12 @@ def _checkpoint(cancelled: threading.Event) -> Checkpoint:
             raise Interrupted("the pass was interrupted")
 
     return checkpoint
+
+
+def _kernels(store: Store, config: Config | None, host: Host, aside: Path | None) -> KernelStore:
+    checkpoint = _checkpoint(host.cancelled)
+    origins = Origins(store.kernels, aside / "kernels" if aside else None, checkpoint)
+    return KernelStore(store.kernels, config.kernels if config else (), origins)
 
 
 def _surveyor(services: Services) -> Surveyor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from reconciler.launch import Launch, shell
 from reconciler.report import Document
 from reconciler.sizes import format_size
 
@@ -141,3 +144,23 @@ def _size(number: int) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+def show_launch(launch: Launch) -> str:
+    """The `launch` verb for people, and for a shell: everything but commands is a comment."""
+    config = json.dumps(launch.firecracker, indent=2)
+    name = launch.disk.with_suffix(".json").name
+    return "\n".join(
+        (
+            "# The guest's own copy of the disk; make it as large as you like, the guest grows",
+            shell(launch.prepare),
+            "\n# QEMU",
+            shell(launch.qemu),
+            "\n# Cloud Hypervisor",
+            shell(launch.cloud_hypervisor),
+            "\n# Firecracker",
+            *(f"# {warning}" for warning in launch.warnings),
+            f"cat >{shlex.quote(name)} <<'END'\n{config}\nEND",
+            shell(["firecracker", "--no-api", "--config-file", name]),
+        )
+    )

@@ -18,6 +18,7 @@ from reconciler.model import DesiredImage, Emit, PinnedImage, Record
 from reconciler.oci.limits import DEFAULTS, Limits
 
 if TYPE_CHECKING:
+    from reconciler.guest.assets import Asset
     from reconciler.kernel.store import KernelStore
     from reconciler.oci.blobs import BlobCache
     from reconciler.oci.merge import Tree
@@ -85,6 +86,8 @@ class Room:
     """What the image may ask for."""
     tree: Tree | None = None
     """The merged tree: flatten sets it; after a resumed flatten `stages.flatten.load` does."""
+    assets: tuple[Asset, ...] = ()
+    """What the guest gets, decided from the image's own tree before any of it goes in."""
     not_carried: list[str] = field(default_factory=list)
     """Lines for people on what of the image could not be kept; they end in manifest and record."""
 

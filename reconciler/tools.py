@@ -257,7 +257,7 @@ class Tools:
         """Find all tools and check their version. Raises HostError TOOL_MISSING or TOOL_TOO_OLD."""
         with self._lock:
             if not self._found:
-                found = {name: _find(*names) for name, names in _PROGRAMS.items()}
+                found = {name: find(*names) for name, names in _PROGRAMS.items()}
                 _check_version(found["mkfs"])
                 self._found = found
 
@@ -354,14 +354,16 @@ _FINDING = re.compile(rb"^(?!Pass [0-9]|\s*$|.*: \*\*\*\*).+", re.MULTILINE)
 _INSTALL = "Install e2fsprogs >= 1.43."
 
 
-def _find(*names: str) -> Path:
+def find(*names: str, resolution: str = "") -> Path:
     """The first of these programs on PATH, or where a user's PATH often does not look."""
     where = os.pathsep.join(filter(None, (os.environ.get("PATH", ""), *SYSTEM_DIRECTORIES)))
     for name in names:
         found = shutil.which(name, path=where)
         if found:
             return Path(found).absolute()
-    raise HostError(f"{names[0]} was not found", code=Code.TOOL_MISSING, resolution=_INSTALL)
+    raise HostError(
+        f"{names[0]} was not found", code=Code.TOOL_MISSING, resolution=resolution or _INSTALL
+    )
 
 
 def _check_version(mkfs: Path) -> None:

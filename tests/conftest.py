@@ -1,3 +1,3 @@
-"""Fixtures for all tests: a registry on loopback, started once a session."""
+"""Fixtures for all tests: a registry on loopback, the guest binary under sanitizers."""
 
-pytest_plugins = ["support.registry"]
+pytest_plugins = ["support.guest", "support.registry"]

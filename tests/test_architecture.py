@@ -16,7 +16,7 @@ __main__
 cli
 render
 report progress
-reconcile status
+reconcile status launch
 apply
 observe
 pipeline
@@ -35,7 +35,7 @@ tools ext4.*
 config.*
 oci.*
 files hot parallel
-sizes durations streams
+sizes durations streams directories
 model
 errors
 __init__

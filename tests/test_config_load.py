@@ -247,3 +247,36 @@ def test_docs_name_every_key_and_their_examples_parse() -> None:
     assert len(blocks) >= 5
     for block in blocks:
         of(block)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ('apt = "linux-image-cloud-amd64"', (None, "linux-image-cloud-amd64", False, False)),
+        ('apt = "linux-image-amd64:amd64=6.1.1-1~x"\ninitrd = "generated"',
+         (None, "linux-image-amd64:amd64=6.1.1-1~x", False, True)),
+        ('host = true\ninitrd = "generated"', (None, None, True, True)),
+    ],
+)  # fmt: skip
+def test_kernels_that_are_no_files(keys: str, expected: tuple[object, ...]) -> None:
+    (kernel,) = parse(f'[[kernel]]\nname = "k"\n{keys}\n'.encode(), BASE, BASE / "f").kernels
+    found = (kernel.kernel, kernel.package, kernel.is_host, kernel.generates_initrd)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "complaint"),
+    [
+        ("", "needs one of"),
+        ('apt = "x-y"\nhost = true', "needs one of"),
+        ('apt = "x-y"\nkernel = { path = "k" }', "needs one of"),
+        ('apt = "x y"', "no name of a package"),
+        ('apt = "-o=x"', "no name of a package"),
+        ('apt = "x-y"\nmodules = { path = "m" }', "bring their own"),
+        ('kernel = { path = "k" }\ninitrd = "generated"', "needs `modules`"),
+    ],
+)
+def test_kernels_that_contradict_themselves(keys: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f'[[kernel]]\nname = "k"\n{keys}\n'.encode(), BASE, BASE / "f")
+    assert complaint in str(caught.value.problems)

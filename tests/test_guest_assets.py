@@ -4,6 +4,7 @@ import configparser
 import json
 import os
 import platform
+import posixpath
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
@@ -11,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.filesystems import directory, file, link, tree_of
+from support.guest import SHIPPED
 
 from reconciler.errors import BangerError, Code, HostError, ImageError
 from reconciler.ext4.debugfs import Script
 from reconciler.guest import assets
 from reconciler.guest.assets import Asset, asset_sizes, assets_digest, guest_assets
+from reconciler.guest.inits import Init, init_of
 from reconciler.model import Descriptor, DesiredImage, ImageSpec, PinnedImage, Platform
+from reconciler.oci.entries import Node, Tree
 
 MACHINE = platform.machine()
 PLATFORM = Platform("linux", {"x86_64": "amd64", "aarch64": "arm64"}.get(MACHINE, MACHINE))
 DIGEST = "sha256:" + "ab" * 32
 UNITS = ("banger-vsock-agent", "banger-network", "banger-first-boot")
-SCRIPTS = ("network", "first-boot")
+ROLES = ("network", "first-boot")
 
 
 def desired(runtime: str = "{}", *, guest: bool = True, port: int = 42070) -> DesiredImage:
@@ -32,8 +37,30 @@ def desired(runtime: str = "{}", *, guest: bool = True, port: int = 42070) -> De
     return DesiredImage(spec, pinned, None, "sha256:guest", port)
 
 
-def by_path(image: DesiredImage) -> dict[str, Asset]:
-    return {asset.path: asset for asset in guest_assets(image)}
+def image_with(*paths: str) -> Tree:
+    """An image of empty files, and links where a path has an arrow in it."""
+    root: dict[bytes, Node] = {}
+    for spelt in paths:
+        path, _, target = spelt.partition(" -> ")
+        *parents, name = path.encode().split(b"/")
+        here = root
+        for parent in parents:
+            here = here.setdefault(parent, directory()).children
+        here[name] = link(target.encode()) if target else file(1)
+    return tree_of(root)
+
+
+SYSTEMD = image_with("usr/lib/systemd/systemd", "lib -> usr/lib", "usr/lib/modules/6.1.0/x.ko")
+BARE = image_with("bin/app")
+OPENRC = image_with("sbin/init -> /bin/busybox", "bin/busybox", "sbin/openrc", "etc/inittab")
+SYSVINIT = image_with("sbin/init", "etc/inittab", "etc/init.d/rc")
+
+
+TREES = (SYSTEMD, BARE, OPENRC, SYSVINIT)
+
+
+def by_path(image: DesiredImage, tree: Tree = SYSTEMD) -> dict[str, Asset]:
+    return {asset.path: asset for asset in guest_assets(image, tree)}
 
 
 def test_the_table() -> None:
@@ -41,24 +68,78 @@ def test_the_table() -> None:
     library, system = "/usr/local/lib/banger", "/etc/systemd/system"
     wants = f"{system}/multi-user.target.wants"
     assert {path: oct(asset.mode) for path, asset in found.items()} == {
-        **{f"{library}/{name}": "0o755" for name in ("banger-guest", "network", "first-boot")},
+        f"{library}/banger-guest": "0o755",
+        **{f"{library}/{name}": "0o777" for name in ("network", "first-boot")},
         **{f"{system}/{name}.service": "0o644" for name in UNITS},
         **{f"{wants}/{name}.service": "0o777" for name in UNITS},
         "/etc/modules-load.d/banger-vsock.conf": "0o644",
         "/etc/banger/image.json": "0o644",
+        "/etc/banger/vsock-port": "0o644",
         "/var/lib/banger/first-boot-pending": "0o644",
     }
     for name in UNITS:
         assert found[f"{wants}/{name}.service"].target == f"{system}/{name}.service"
         assert found[f"{wants}/{name}.service"].content is None
+    for name in ROLES:
+        assert found[f"{library}/{name}"].target == f"{library}/banger-guest"
     modules = found["/etc/modules-load.d/banger-vsock.conf"].content or b""
     assert modules.split(b"\n")[1:3] == [b"vsock", b"vmw_vsock_virtio_transport"]
     assert (found[f"{library}/banger-guest"].content or b"").startswith(b"\x7fELF")
 
 
+@pytest.mark.parametrize(
+    ("tree", "init"),
+    [
+        (SYSTEMD, Init.SYSTEMD),
+        (image_with("lib/systemd/systemd", "sbin/init -> /lib/systemd/systemd"), Init.SYSTEMD),
+        (OPENRC, Init.OPENRC),
+        (SYSVINIT, Init.SYSVINIT),
+        (BARE, Init.NONE),
+        (image_with(), Init.NONE),
+        (image_with("sbin/init -> /nowhere"), Init.NONE),
+        (image_with("sbin/init -> init"), Init.NONE),
+        (image_with("sbin/init -> ../bin/busybox", "bin/busybox", "etc/inittab"), Init.NONE),
+        (image_with("sbin -> usr/bin", "usr/bin/init -> busybox", "bin -> usr/bin",
+                    "usr/bin/busybox"), Init.NONE),
+        (image_with("sbin/init -> /bin/busybox", "bin/busybox", "etc/init.d/rcS"), Init.OTHER),
+        (image_with("sbin/init"), Init.OTHER),
+    ],
+)  # fmt: skip
+def test_the_init_is_told_from_the_tree(tree: Tree, init: Init) -> None:
+    assert init_of(tree) is init
+
+
+def test_each_init_starts_ours_in_its_own_way() -> None:
+    common = by_path(desired(), image_with("sbin/init")).keys()
+    openrc, sysvinit, none = (
+        by_path(desired(), tree).keys() - common for tree in (OPENRC, SYSVINIT, BARE)
+    )
+    assert none == {"/sbin/init"}
+    assert "/etc/runlevels/default/banger-vsock-agent" in openrc
+    assert "/etc/runlevels/boot/banger-network" in openrc
+    assert "/etc/rc2.d/S01banger" in sysvinit
+    for tree, paths in ((OPENRC, openrc), (SYSVINIT, sysvinit)):
+        found = by_path(desired(), tree)
+        for path in paths:
+            target = found[path].target
+            if target is not None:
+                assert posixpath.normpath(posixpath.join(posixpath.dirname(path), target)) in found
+            else:
+                assert found[path].mode == 0o755
+    assert by_path(desired(), BARE)["/sbin/init"].target == "/usr/local/lib/banger/banger-guest"
+
+
+def test_modules_are_asked_for_only_where_there_can_be_some() -> None:
+    path = "/etc/modules-load.d/banger-vsock.conf"
+    assert path not in by_path(desired(), BARE)
+    injecting = desired()
+    injecting = replace(injecting, spec=replace(injecting.spec, inject_modules=True))
+    assert path in by_path(injecting, BARE)
+
+
 def test_every_path_and_target_can_stand_in_a_debugfs_script() -> None:
     script = Script()
-    for asset in guest_assets(desired()):
+    for asset in (a for tree in TREES for a in guest_assets(desired(), tree)):
         for name in asset.path.split("/")[1:]:
             script.mkdir(name)
         if asset.target:
@@ -67,13 +148,13 @@ def test_every_path_and_target_can_stand_in_a_debugfs_script() -> None:
 
 
 def test_nothing_when_the_entry_says_so() -> None:
-    assert guest_assets(desired(guest=False)) == ()
-    assert asset_sizes(desired(guest=False)) == ()
+    assert guest_assets(desired(guest=False), BARE) == ()
+    assert asset_sizes(desired(guest=False), BARE) == ()
 
 
 def test_the_sizes_cover_files_links_and_each_directory_once() -> None:
-    sizes = asset_sizes(desired())
-    files = [len(asset.content or b"") for asset in guest_assets(desired())]
+    sizes = asset_sizes(desired(), SYSTEMD)
+    files = [len(asset.content or b"") for asset in guest_assets(desired(), SYSTEMD)]
     assert list(sizes[: len(files)]) == files
     assert len(sizes) - len(files) == 14  # /, /usr, /usr/local, ... /var/lib/banger
     assert set(sizes[len(files) :]) == {4096}
@@ -87,11 +168,9 @@ def test_the_units_run_what_is_there_and_are_enabled_as_they_say() -> None:
         unit.read_string((found[f"/etc/systemd/system/{name}.service"].content or b"").decode())
         assert unit["Service"]["ExecStart"].split()[0] in found
         assert unit["Install"]["WantedBy"] == "multi-user.target"
-    agent = found["/etc/systemd/system/banger-vsock-agent.service"].content or b""
-    assert b"vsock-agent --port 5000\n" in agent
+    assert found["/etc/banger/vsock-port"].content == b"5000\n"
     first = found["/etc/systemd/system/banger-first-boot.service"].content or b""
-    assert first.count(b"/var/lib/banger/first-boot-pending\n") == 2
-    assert not any(b"@" in (a.content or b"") for p, a in found.items() if p.endswith(".service"))
+    assert first.count(b"/var/lib/banger/first-boot-pending\n") == 1
 
 
 def test_the_images_config_is_kept_and_nothing_else_of_it() -> None:
@@ -117,7 +196,7 @@ def test_the_images_config_is_kept_and_nothing_else_of_it() -> None:
 )
 def test_a_config_of_wrong_types_is_the_images_fault(runtime: str) -> None:
     with pytest.raises(ImageError, match="not of its type"):
-        guest_assets(desired(runtime))
+        guest_assets(desired(runtime), BARE)
 
 
 def test_the_digest_is_that_of_our_part_only(
@@ -127,7 +206,7 @@ def test_the_digest_is_that_of_our_part_only(
     before = assets_digest(PLATFORM)
     monkeypatch.setattr(assets, "_HERE", tmp_path / "guest")
     assert assets_digest(PLATFORM) == before
-    for name in ("files/network", "files/banger-vsock.conf", f"bin/{MACHINE}/banger-guest"):
+    for name in ("files/sysvinit", "files/banger-vsock.conf", f"bin/{MACHINE}/banger-guest"):
         changed = tmp_path / "guest" / name
         content = changed.read_bytes()
         changed.write_bytes(content + b"\n")
@@ -152,11 +231,11 @@ def test_a_missing_binary_says_what_to_do(
     image = desired()
     pinned = replace(image.pinned, platform=Platform("linux", architecture))
     with pytest.raises(HostError):
-        guest_assets(replace(image, pinned=pinned))
+        guest_assets(replace(image, pinned=pinned), BARE)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("shell", ["dash", "bash --posix", "busybox sh"])
+@pytest.mark.parametrize("name", ["sysvinit", "openrc-network", "openrc-first-boot"])
 def test_the_scripts_are_posix_shell(name: str, shell: str) -> None:
     if shutil.which(shell.split(maxsplit=1)[0]) is None:
         pytest.skip(f"no {shell}")
@@ -164,7 +243,7 @@ def test_the_scripts_are_posix_shell(name: str, shell: str) -> None:
     subprocess.run([*shell.split(), "-n", script], check=True)
 
 
-# The scripts, run: a root with the host's /usr, and mounts, network and host name of its own.
+# The roles, run: a root with the host's /usr, and mounts, network and host name of its own.
 
 STAGE = """
 set -e
@@ -188,9 +267,10 @@ cat /proc/sys/kernel/hostname >hostname.now
 
 @dataclass
 class Guest:
-    """A root in which a script runs."""
+    """A root in which a role runs."""
 
     root: Path
+    program: Path
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         place = self.root / path
@@ -203,8 +283,7 @@ class Guest:
 
     def run(self, script: str, command_line: str = "", *, times: int = 1) -> str:
         """Run it, and return what it said."""
-        shutil.copy(Path(assets.__file__).parent / "files" / script, self.root / script)
-        (self.root / script).chmod(0o755)
+        shutil.copy(self.program, self.root / script)
         self.write("cmdline", f"console=ttyS0 {command_line}\n")
         runs = " ".join(map(str, range(times)))
         done = subprocess.run(
@@ -231,15 +310,18 @@ class Guest:
         return [route["gateway"] for route in routes if route["dst"] == "default"]
 
 
-@pytest.fixture
-def guest(tmp_path: Path) -> Guest:
+@pytest.fixture(params=["shipped", "sanitized"])
+def guest(request: pytest.FixtureRequest, tmp_path: Path) -> Guest:
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("needs root and iproute2 for namespaces")
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
     (root / "var/lib/banger").mkdir(parents=True)
+    (root / "var/lib/banger/first-boot-pending").touch()
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
-    return Guest(root)
+    if request.param == "shipped":
+        return Guest(root, SHIPPED)
+    return Guest(root, request.getfixturevalue("sanitized"))
 
 
 @pytest.mark.parametrize(
@@ -351,6 +433,13 @@ def test_first_boot_makes_a_machine_of_its_own(guest: Guest) -> None:
     assert list((guest.root / "var/lib/banger").iterdir()) == []
 
 
+def test_first_boot_runs_once(guest: Guest) -> None:
+    guest.run("first-boot")
+    identity = guest.read("etc/machine-id")
+    assert guest.run("first-boot") == "banger-first-boot: done in an earlier boot\n"
+    assert guest.read("etc/machine-id") == identity
+
+
 def test_first_boot_keeps_an_id_that_systemd_has_just_made(guest: Guest) -> None:
     fresh = "0123456789abcdef0123456789abcdef\n"
     guest.write("etc/machine-id", fresh)
@@ -363,6 +452,7 @@ def test_first_boot_names_only_what_has_no_name(guest: Guest) -> None:
     guest.write("etc/hostname", "theirs\n")
     guest.run("first-boot")
     assert guest.read("etc/hostname") == "theirs\n"
+    guest.write("var/lib/banger/first-boot-pending", "")
     (guest.root / "etc/hostname").unlink()
     guest.run("first-boot")
     assert guest.read("etc/hostname") == f"guest-{guest.read('etc/machine-id')[:8]}\n"
@@ -376,7 +466,7 @@ def test_own_steps_run_in_order_and_a_failed_one_is_tried_again(guest: Guest) ->
     guest.write(f"{steps}/20-step", "#!/bin/sh\necho 20 >>/order; test -e /ready\n", 0o755)
     guest.write(f"{steps}/15-notes", "not executable\n")
     said = guest.run("first-boot")
-    assert "own-20-step failed with status 1" in said
+    assert "this step failed: own-20-step\n" in said
     assert said.endswith("status 1\n")
     assert guest.read("order").split() == ["10", "20"]
     identity = guest.read("etc/machine-id")

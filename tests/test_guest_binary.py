@@ -1,8 +1,9 @@
 """The guest binary as its peers see it: the shipped one, and the same source under sanitizers."""
 
 import contextlib
+import importlib.util
+import json
 import os
-import platform
 import random
 import shutil
 import socket
@@ -11,30 +12,52 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.guest import PACKAGE, SHIPPED
 
-import reconciler.guest
-
-PACKAGE = Path(reconciler.guest.__file__).parent
-MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
-SHIPPED = PACKAGE / "bin" / MACHINE / "banger-guest"
-WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wstrict-prototypes"]
 PONG = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n"
 GET = b"GET /ping HTTP/1.0\r\n\r\n"
 
 
 @pytest.fixture(scope="session")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source, compiled by the host's gcc to stop at the first bad access or overflow."""
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc on this machine")
-    made = tmp_path_factory.mktemp("sanitized") / "banger-guest"
-    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1"]
-    sources = sorted((PACKAGE / "src").glob("*.c"))
-    flags = ["-std=c11", "-D_GNU_SOURCE", *WARNINGS, *checks]
-    subprocess.run(["gcc", *flags, *sources, "-o", made], check=True)
-    return made
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The binary for aarch64, as a program of this machine."""
+    emulator = shutil.which("qemu-aarch64-static")
+    if emulator is None or importlib.util.find_spec("ziglang") is None:
+        pytest.skip("needs qemu-user-static (contrib/install-packages test) and ziglang (.[dev])")
+    spec = importlib.util.spec_from_file_location(
+        "hatch_build", PACKAGE.parents[1] / "hatch_build.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    folder = tmp_path_factory.mktemp("aarch64")
+    hook.compile_guest(PACKAGE, "aarch64", folder / "binary")
+    (folder / "program").write_text(f'#!/bin/sh\nexec {emulator} {folder}/binary "$@"\n')
+    (folder / "program").chmod(0o755)
+    return folder / "program"
+
+
+def test_aarch64_serves_reports_and_runs(foreign: Path, folder: Path) -> None:
+    assert run(foreign, "--version").stdout == "banger-guest 2\n"
+    running = Agent(foreign, folder)
+    try:
+        running.wait()
+        assert running.ask().endswith(b"pong")
+        assert body(running.ask(b"GET /health HTTP/1.0\r\n\r\n"))["first_boot"] == "done"
+        assert running.ask(os.urandom(3000)).startswith(b"HTTP/1.0 400")
+    finally:
+        running.process.terminate()
+        running.process.wait(30)
+    user = f"{os.getuid()}:{os.getgid()}"
+    config = {"Entrypoint": ["/bin/echo"], "Cmd": ["ü", "two words"], "User": user}
+    (folder / "image.json").write_text(json.dumps(config))
+    assert run(foreign, "run", folder / "image.json").stdout == "ü two words\n"
+    assert run(foreign, "grow", "/proc").returncode == 0
+    assert run(foreign, "init").returncode == 64
 
 
 @pytest.fixture(params=["shipped", "sanitized"])
@@ -146,6 +169,54 @@ def test_one_answer_to_each_request(agent: Agent, request_bytes: bytes, status: 
     assert agent.ask().endswith(b"pong")
 
 
+def body(answer: bytes) -> Any:
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n")
+    assert f"Content-Length: {len(rest)}\r\n".encode() in head
+    return json.loads(rest)
+
+
+def test_health(agent: Agent) -> None:
+    health = body(agent.ask(b"GET /health HTTP/1.0\r\n\r\n"))
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert health["status"] in ("ok", "degraded")
+    assert health["boot_id"] == boot_id
+    assert abs(health["uptime_seconds"] - time.clock_gettime(time.CLOCK_BOOTTIME)) < 60
+    assert health["first_boot"] == "done"
+
+
+def test_ports_have_addresses_and_holders(agent: Agent) -> None:
+    mine = {"pid": os.getpid(), "process": Path("/proc/self/comm").read_text().strip()}
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as tcp6,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+    ):
+        udp.bind(("127.0.0.2", 0))
+        ports = body(agent.ask(b"GET /ports HTTP/1.0\r\n\r\n"))
+        for kind, address, server in (
+            ("tcp", "127.0.0.1", tcp), ("tcp", "::1", tcp6), ("udp", "127.0.0.2", udp)
+        ):  # fmt: skip
+            number = server.getsockname()[1]
+            entry = {"protocol": kind, "address": address, "port": number, **mine}
+            assert entry in ports["ports"]
+    assert ports["truncated"] is False
+
+
+def test_more_ports_than_fit_are_said_to_be_more(agent: Agent) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(400):
+            stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        ports = body(agent.ask(b"GET /ports HTTP/1.0\r\n\r\n"))
+    assert ports["truncated"] is True
+    assert len(ports["ports"]) > 50
+
+
+def test_a_crowd_that_asks_for_reports_shares_them(agent: Agent) -> None:
+    asked = [agent.ask(b"GET /health HTTP/1.0\r\n\r\n") for _ in range(300)]
+    assert len(set(asked)) <= 1 + len(asked) // 10
+
+
 def test_a_request_that_ends_with_the_connection(agent: Agent) -> None:
     with agent.connect() as peer:
         peer.sendall(b"GET /ping HTTP/1.0\n")
@@ -241,7 +312,7 @@ def test_vsock(program: Path) -> None:
         assert process.stderr is not None
         said = process.stderr.readline()
         process.terminate()
-    assert said == f"banger-guest: listening on: vsock port {command[-1]}\n"
+    assert said == f"banger-agent: listening on: vsock port {command[-1]}\n"
     assert process.returncode == 0
 
 
@@ -264,6 +335,15 @@ def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
         (["vsock-agent", "--tcp", "65536"], 64),
         (["vsock-agent", "--tcp", "1", "--bogus", "1"], 64),
         (["vsock-agent", "x" * 100_000, "y"], 64),
+        (["network", "x"], 64),
+        (["first-boot", "x"], 64),
+        (["grow", "/", "x"], 64),
+        (["grow", "/no/such/folder"], 1),
+        (["run", "a", "b"], 64),
+        (["run", "/no/such/file"], 1),
+        (["run", "/"], 1),
+        (["init"], 64),
+        (["init", "0"], 64),
         (["vsock-agent", "--unix", ""], 1),
         (["vsock-agent", "--unix", "/tmp/" + "x" * 200], 1),
         (["vsock-agent", "--unix", "/no/such/folder/socket"], 1),
@@ -274,12 +354,12 @@ def test_a_broken_command_line_is_one_line(
 ) -> None:
     done = run(program, *arguments)
     assert done.returncode == status
-    assert done.stderr.startswith("banger-guest: ")
+    assert done.stderr.startswith("banger-")
     assert done.stderr.count("\n") == 1
 
 
 def test_version_and_help(program: Path) -> None:
-    assert run(program, "--version").stdout == "banger-guest 1\n"
+    assert run(program, "--version").stdout == "banger-guest 2\n"
     assert "vsock-agent" in run(program, "--help").stdout
 
 
@@ -313,7 +393,7 @@ def test_a_file_in_place_of_the_socket_is_left_alone(program: Path, folder: Path
 def test_the_shipped_binary_is_small_static_and_knows_no_path_of_its_maker() -> None:
     content = SHIPPED.read_bytes()
     assert content.startswith(b"\x7fELF")
-    assert len(content) < 64 * 1024
+    assert len(content) < 96 * 1024
     assert b"ld-musl" not in content
     assert b"ld-linux" not in content
     for place in (PACKAGE, tempfile.gettempdir(), os.environ.get("HOME") or "/root"):

@@ -132,7 +132,9 @@ def test_assets_arrive_and_nothing_else_changes(shape: str, tmp_path: Path) -> N
     after = facts(room)
     assert {path: after.get(path) for path in before} == before
     new = [inode for path, (inode, _, _) in after.items() if path not in before]
-    assert len([inode for inode in new if not inode.is_directory]) == len(guest_assets(IMAGE))
+    assert len([inode for inode in new if not inode.is_directory]) == len(
+        guest_assets(IMAGE, TREES[shape]())
+    )
     assert {(i.uid, i.gid, i.mtime_ns, i.ctime_ns, i.crtime_ns) for i in new} == {
         (0, 0, *[10**9] * 3)
     }
@@ -144,7 +146,7 @@ def test_a_mounted_guest_sees_each_asset(shape: str, tmp_path: Path) -> None:
     room = build(TREES[shape](), tmp_path, SIZE)
     guest.run(IMAGE, room)
     with mounted(room, tmp_path) as point:
-        for asset in guest_assets(IMAGE):
+        for asset in guest_assets(IMAGE, TREES[shape]()):
             # Links are followed as in the guest: by the kernel, with this as its root.
             command = ["chroot", point, "/usr/local/lib/banger/banger-guest", "--version"]
             assert subprocess.run(command, check=True, capture_output=True).stdout
@@ -211,7 +213,7 @@ def test_what_the_image_has_at_our_path_gives_way(kind: str, tmp_path: Path) -> 
     del before[SYSTEM + UNIT]
     assert {path: after.get(path) for path in before} == before
     inode, content, attributes = after[SYSTEM + UNIT]
-    (asset,) = (a for a in guest_assets(IMAGE) if a.path.encode() == b"/" + SYSTEM + UNIT)
+    (asset,) = (a for a in guest_assets(IMAGE, debian()) if a.path.encode() == b"/" + SYSTEM + UNIT)
     assert (inode.mode, inode.uid, content, attributes) == (0o100644, 0, asset.content, {})
 
 
@@ -307,7 +309,7 @@ os.execv({real!r}, sys.argv)
         ("line.replace('uid 0', 'uid 5')", "True", "attributes"),
         ("line.replace('sif banger-guest mode 33261', '')", "True", "attributes"),
         ("line.replace('@1', '@2')", "True", "attributes"),
-        ("line.replace('write 1 ', 'write 2 ')", "True", "content"),
+        ("line.replace('write 3 ', 'write 4 ')", "True", "content"),
         ("line.replace('symlink banger-network.service /', 'symlink banger-network.service ')",
          "True", "content"),
     ],
@@ -346,6 +348,7 @@ def test_a_normal_user_makes_the_same_bytes(tmp_path: Path) -> None:
     guest.run(IMAGE, room)
     with unprivileged.home() as home:
         script = AS_USER.replace('Path("work")', f"Path({str(home / 'work')!r})")
-        path = {"PYTHONPATH": str(Path(__file__).parent)}
+        here = Path(__file__).parent
+        path = {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
         done = unprivileged.run([sys.executable, "-c", script], home, path)
     assert done.stdout.strip() == digest(room), done.stderr

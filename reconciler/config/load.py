@@ -273,10 +273,13 @@ def _is_relative(ref: str) -> bool:
 def _kernel(entry: schema.Kernel, base: Path) -> KernelEntry:
     return KernelEntry(
         name=entry.name,
-        kernel=_source(entry.kernel, base),
-        initrd=_source(entry.initrd, base) if entry.initrd else None,
+        kernel=_source(entry.kernel, base) if entry.kernel else None,
+        initrd=_source(entry.initrd, base) if isinstance(entry.initrd, schema.Source) else None,
         modules=_source(entry.modules, base) if entry.modules else None,
         cmdline=entry.cmdline,
+        package=entry.apt,
+        is_host=entry.host,
+        generates_initrd=entry.initrd == "generated",
     )
 
 

@@ -36,6 +36,8 @@ ARCHITECTURES = ("amd64", "arm64", "arm", "386", "riscv64", "ppc64le", "s390x", 
 """Architectures by the names that OCI indexes use (GOARCH)."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9]+)?(?:=[A-Za-z0-9.+:~-]+)?")
+"""As apt-get takes it: a name, an architecture, a version (deb-control(5))."""
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
 _HOST_PORT = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 _HOST = re.compile(_HOST_PORT)
@@ -296,8 +298,10 @@ class Kernel(Table):
     """A [[kernel]] entry of the catalog."""
 
     name: Name
-    kernel: Source
-    initrd: Source | None = None
+    kernel: Source | None = None
+    apt: str | None = None
+    host: bool = False
+    initrd: Source | Literal["generated"] | None = None
     modules: ModulesSource | None = None
     cmdline: str = Field(default="", max_length=_LONGEST_COMMAND_LINE)
 
@@ -307,6 +311,23 @@ class Kernel(Table):
         if not value.isprintable() or not value.isascii():
             raise ValueError(f'"{printable(value, 60)}" must be one line of ASCII')
         return value
+
+    @field_validator("apt")
+    @classmethod
+    def _package(cls, value: str | None) -> str | None:
+        if value is not None and not _PACKAGE.fullmatch(value):
+            raise ValueError(f"{toml_value(value)} is no name of a package")
+        return value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if sum((self.kernel is not None, self.apt is not None, self.host)) != 1:
+            raise ValueError("needs one of `kernel`, `apt` and `host`")
+        if self.kernel is None and self.modules is not None:
+            raise ValueError("`apt` and `host` bring their own `modules`")
+        if self.kernel is not None and self.initrd == "generated" and self.modules is None:
+            raise ValueError('initrd = "generated" needs `modules`')
+        return self
 
 
 class Registry(Table):

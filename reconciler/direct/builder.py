@@ -91,7 +91,7 @@ class DirectBuilder:
         self._contents = Contents(made.descriptor, made.space)
         tree = _replay(image, room, self._contents)
         need = _need(tree)
-        ext4.wanted_size(image, need)
+        ext4.wanted_size(image, tree, need)
         if inode_count(need, size) != inodes:
             raise NoRoom(f"{inodes} inodes are too few")
         room.tree = tree
@@ -124,7 +124,7 @@ class DirectBuilder:
         self, image: DesiredImage, room: Room, tree: Tree, contents: Contents
     ) -> NewImage:
         need = _need(tree)
-        size = ext4.wanted_size(image, need)
+        size = ext4.wanted_size(image, tree, need)
         made = self._make(image, room, size, inode_count(need, size))
         moved = move(contents.extents, used_serials(tree), made.space, self._spool, made.descriptor)
         self._contents = Contents(made.descriptor, made.space)
@@ -147,7 +147,8 @@ class DirectBuilder:
             return serial
 
         try:
-            add_assets(tree, guest_assets(image), store)
+            room.assets = guest_assets(image, tree)  # as long as the tree is the image's own
+            add_assets(tree, room.assets, store)
             contents.flush()
             numbers = number(tree.root)
             room.not_carried.extend(tree.not_carried)

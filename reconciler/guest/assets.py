@@ -1,4 +1,4 @@
-"""What the guest stage drops into an image: binary, scripts, units, links, the image's config.
+"""What the guest stage drops into an image: binary, units, scripts, links, the image's config.
 
 `stages.guest` writes what `guest_assets` lists, `stages.ext4` makes room for `asset_sizes`, and
 `observe` puts `assets_digest` into the image's id. The files themselves lie in `files/`, the binary
@@ -14,13 +14,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reconciler.errors import Code, HostError, ImageError
+from reconciler.guest.inits import Init, has_modules, init_of
 from reconciler.model import DesiredImage, Platform, canonical, printable
+from reconciler.oci.entries import Tree
 
 _HERE = Path(__file__).parent
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 _LIBRARY = "/usr/local/lib/banger"
 _UNITS = "/etc/systemd/system"
+_BINARY = f"{_LIBRARY}/banger-guest"
 _SERVICES = ("banger-vsock-agent", "banger-network", "banger-first-boot")
 _BLOCK = 4096
 
@@ -48,36 +51,43 @@ class Asset:
     target: str | None = None
 
 
-def guest_assets(image: DesiredImage) -> tuple[Asset, ...]:
+def guest_assets(image: DesiredImage, tree: Tree) -> tuple[Asset, ...]:
     """All that goes into one image; nothing when its entry says `guest = false`.
 
-    Raises HostError GUEST_UNAVAILABLE when there is no guest binary for its architecture, and
-    ImageError when its config is not one.
+    tree: the merged image, whose init decides. Raises HostError GUEST_UNAVAILABLE when there is no
+    guest binary for its architecture, and ImageError when its config is not one.
     """
     if not image.spec.guest:
         return ()
     config = _image_config(image.pinned.digest, image.pinned.runtime)
-    return _assets(image.pinned.platform, image.vsock_port, config)
+    modules = image.spec.inject_modules or has_modules(tree)
+    port = f"{image.vsock_port}\n".encode()
+    return (
+        *_common(image.pinned.platform, config, port),
+        *(_modules() if modules else ()),
+        *_for_init(init_of(tree)),
+    )
 
 
-def asset_sizes(image: DesiredImage) -> tuple[int, ...]:
+def asset_sizes(image: DesiredImage, tree: Tree) -> tuple[int, ...]:
     """The bytes of each inode that the guest stage may add: files, links, and their directories.
 
     Every directory that an asset lies in counts as one block, whether it is there or not: one that
     is there may have to grow by a block for the new name.
     """
-    assets = guest_assets(image)
+    assets = guest_assets(image, tree)
     parents = {parent for asset in assets for parent in PurePosixPath(asset.path).parents}
     return tuple(len(asset.content or b"") for asset in assets) + (_BLOCK,) * len(parents)
 
 
 def assets_digest(platform: Platform) -> str:
-    """A digest over all assets, but for what comes from the image and the configuration.
+    """A digest over all assets of all inits, but for what comes from image and configuration.
 
     Those two are in the image's id by themselves. Raises HostError GUEST_UNAVAILABLE.
     """
     total = hashlib.sha256()
-    for asset in _assets(platform, 0, b""):
+    every = (asset for init in Init for asset in _for_init(init))
+    for asset in (*_common(platform, b"", b""), *_modules(), *every):
         content = hashlib.sha256(asset.content or b"").hexdigest()
         total.update(canonical([asset.path, asset.mode, content, asset.target]).encode() + b"\n")
     return f"sha256:{total.hexdigest()}"
@@ -109,23 +119,26 @@ def _advice(architecture: str | None) -> str:
     )
 
 
-def _assets(platform: Platform, vsock_port: int, config: bytes) -> tuple[Asset, ...]:
-    """The table, parents and order included; `assets_digest` covers each column of it."""
+def _common(platform: Platform, config: bytes, port: bytes) -> tuple[Asset, ...]:
+    """What every image gets, parents and order included; the digest covers each column of it."""
     return (
-        Asset(f"{_LIBRARY}/banger-guest", 0o755, binary(platform)),
-        Asset(f"{_LIBRARY}/network", 0o755, _file("network")),
-        Asset(f"{_LIBRARY}/first-boot", 0o755, _file("first-boot")),
-        *(_unit(name, vsock_port) for name in _SERVICES),
-        *(_wanted(name) for name in _SERVICES),
-        Asset("/etc/modules-load.d/banger-vsock.conf", 0o644, _file("banger-vsock.conf")),
+        Asset(_BINARY, 0o755, binary(platform)),
+        Asset(f"{_LIBRARY}/network", 0o777, target=_BINARY),
+        Asset(f"{_LIBRARY}/first-boot", 0o777, target=_BINARY),
         Asset("/etc/banger/image.json", 0o644, config),
+        Asset("/etc/banger/vsock-port", 0o644, port),
         Asset("/var/lib/banger/first-boot-pending", 0o644, b""),
     )
 
 
-def _unit(name: str, vsock_port: int) -> Asset:
-    text = _file(f"{name}.service").replace(b"@VSOCK_PORT@", str(vsock_port).encode())
-    return Asset(f"{_UNITS}/{name}.service", 0o644, text)
+def _for_init(init: Init) -> tuple[Asset, ...]:
+    """What makes an init start ours. The units of systemd go in everywhere: it may be added."""
+    units = (*map(_unit, _SERVICES), *map(_wanted, _SERVICES))
+    return (*units, *_scripts(init))
+
+
+def _unit(name: str) -> Asset:
+    return Asset(f"{_UNITS}/{name}.service", 0o644, _file(f"{name}.service"))
 
 
 def _wanted(name: str) -> Asset:
@@ -150,3 +163,34 @@ def _image_config(digest: str, runtime: str) -> bytes:
             raise ImageError(f"{name} in the image's config is not of its type")
         kept[name] = value
     return canonical(kept).encode() + b"\n"
+
+
+def _openrc(name: str, runlevel: str) -> tuple[Asset, ...]:
+    """A script, and what `rc-update add` would make of it."""
+    script = f"/etc/init.d/banger-{name}"
+    link = f"/etc/runlevels/{runlevel}/banger-{name}"
+    return (
+        Asset(script, 0o755, _file(f"openrc-{name}")),
+        Asset(link, 0o777, target=script),
+    )
+
+
+def _scripts(init: Init) -> tuple[Asset, ...]:
+    """Besides the units of systemd, by init."""
+    match init:
+        case Init.OPENRC:
+            early = (*_openrc("network", "boot"), *_openrc("first-boot", "boot"))
+            return (*early, *_openrc("vsock-agent", "default"))
+        case Init.SYSVINIT:
+            script = Asset("/etc/init.d/banger", 0o755, _file("sysvinit"))
+            links = (f"/etc/rc{level}.d/S01banger" for level in (2, 3, 4, 5))
+            return (script, *(Asset(link, 0o777, target="../init.d/banger") for link in links))
+        case Init.NONE:
+            return (Asset("/sbin/init", 0o777, target=_BINARY),)
+        case _:
+            return ()
+
+
+def _modules() -> tuple[Asset, ...]:
+    """Only where there are modules: elsewhere loading them fails, and a unit of systemd with it."""
+    return (Asset("/etc/modules-load.d/banger-vsock.conf", 0o644, _file("banger-vsock.conf")),)

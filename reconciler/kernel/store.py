@@ -37,6 +37,7 @@ from reconciler.files import (
     write_durably,
 )
 from reconciler.kernel.image import KernelImage
+from reconciler.kernel.origins import Origins
 from reconciler.kernel.parts import (
     INITRD,
     KERNEL,
@@ -76,8 +77,11 @@ class KernelStore:
     root: `<state>/kernels`, which need not exist. entries: the catalog. Thread-safe.
     """
 
-    def __init__(self, root: Path, entries: tuple[KernelEntry, ...]) -> None:
+    def __init__(
+        self, root: Path, entries: tuple[KernelEntry, ...], origins: Origins | None = None
+    ) -> None:
         self.root = root
+        self._origins = origins or Origins(root)
         self._catalog = {entry.name: entry for entry in entries}
         self._identified: dict[str, tuple[KernelTriple, KernelImage | None]] = {}
         self._identifying = threading.Lock()
@@ -125,7 +129,7 @@ class KernelStore:
     def _entry(self, ref: str) -> KernelEntry:
         """The catalog's entry, or one made of the directory in the store."""
         if ref in self._catalog:
-            return self._catalog[ref]
+            return self._origins.plain(self._catalog[ref])
         if ref not in self._local_names():
             raise self._not_found(ref)
         paths = {part: self.root / ref / part for part in PARTS}

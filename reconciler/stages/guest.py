@@ -61,12 +61,15 @@ def run(image: DesiredImage, room: Room) -> None:
     Raises ImageError when the image has something in the way or no room, HostError when a tool
     fails or the read-back differs.
     """
-    assets = guest_assets(image)
+    if room.tree is None:
+        raise HostError("the guest stage was started before flatten", code=Code.INTERNAL)
+    assets = room.assets = guest_assets(image, room.tree)
     if not assets:
         return
+    sizes = asset_sizes(image, room.tree)
     with durable(room.rootfs), _bench(room, assets) as bench:
         with Filesystem(room.rootfs) as filesystem:
-            _check_space(filesystem, image)
+            _check_space(filesystem, sizes)
             before = _survey(filesystem, assets)
         places = _make_directories(bench)
         bench.debugfs(_script(bench.assets, places, before))
@@ -79,7 +82,7 @@ def run(image: DesiredImage, room: Room) -> None:
 def verify(image: DesiredImage, room: Room) -> None:
     """Read every asset back, as a guest would find it. Raises HostError when one is not there."""
     with Filesystem(room.rootfs) as filesystem:
-        for asset in guest_assets(image):
+        for asset in room.assets:
             _verify(filesystem, asset)
 
 
@@ -92,9 +95,8 @@ def _bench(room: Room, assets: tuple[Asset, ...]) -> Iterator[Bench]:
         yield Bench(room, assets, Path(name))
 
 
-def _check_space(filesystem: Filesystem, image: DesiredImage) -> None:
+def _check_space(filesystem: Filesystem, sizes: tuple[int, ...]) -> None:
     """The ext4 stage made room; a filesystem that came to be otherwise must not fill up halfway."""
-    sizes = asset_sizes(image)
     block = filesystem.block_size
     blocks = sum(-(-size // block) for size in sizes) - filesystem.free_blocks
     inodes = len(sizes) - filesystem.free_inodes

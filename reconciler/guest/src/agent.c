@@ -8,6 +8,7 @@
 #include "guest.h"
 #include "http.h"
 #include "listen.h"
+#include "routes.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -25,6 +26,8 @@ enum {
     LINGER_MS = 1000,
     ACCEPT_PAUSE_MS = 100,
 };
+
+#define PORT_FILE "/etc/banger/vsock-port"
 
 enum phase { FREE = 0, READING, ANSWERING, LINGERING };
 
@@ -60,42 +63,10 @@ static void stop(int signal)
     stopping = 1;
 }
 
-static long long now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 static void drop(struct peer *peer)
 {
     close(peer->fd);
     peer->phase = FREE;
-}
-
-/* Routing. Each handler writes the whole answer. */
-
-static void answer_ping(struct text *answer)
-{
-    http_answer(answer, "200 OK", "text/plain", "pong", 4);
-}
-
-static const struct route {
-    const char *path;
-    void (*answer)(struct text *answer);
-} routes[] = {
-    {"/ping", answer_ping},
-};
-
-static void answer_path(struct text *answer, const char *path)
-{
-    for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
-        if (strcmp(routes[i].path, path) == 0) {
-            routes[i].answer(answer);
-            return;
-        }
-    }
-    http_answer(answer, "404 Not Found", "text/plain", "not found\n", 10);
 }
 
 /* One peer. */
@@ -301,9 +272,21 @@ static bool parse_option(struct options *options, const char *name, const char *
     return false;
 }
 
+/* The port that the image was built with. */
+static unsigned long configured_port(void)
+{
+    char content[16];
+    unsigned long port;
+    ssize_t length = read_file(PORT_FILE, content, sizeof content);
+    if (length < 1)
+        return DEFAULT_PORT;
+    content[length - 1] = '\0'; /* the line's end */
+    return parse_number(content, 0xfffffffeUL, &port) ? port : DEFAULT_PORT;
+}
+
 static bool parse_options(struct options *options, int argc, char **argv)
 {
-    *options = (struct options){.port = DEFAULT_PORT};
+    *options = (struct options){.port = configured_port()};
     for (int i = 1; i < argc; i += 2) {
         if (i + 1 == argc || !parse_option(options, argv[i], argv[i + 1])) {
             say("wrong option, try --help", argv[i], 0);
@@ -337,6 +320,7 @@ int agent_main(int argc, char **argv)
     static struct agent agent; /* too large for a small stack */
     struct options options;
     sigset_t while_waiting;
+    speak_as("agent");
     if (!parse_options(&options, argc, argv))
         return EXIT_USAGE;
     catch_signals(&while_waiting);

@@ -4,7 +4,7 @@
 
 #include "guest.h"
 
-enum { REQUEST_MAX = 2048, ANSWER_MAX = 16384 };
+enum { REQUEST_MAX = 2048, BODY_MAX = 16384, ANSWER_MAX = BODY_MAX + 256 };
 
 /* What stands in the buffer so far. */
 enum request_state {

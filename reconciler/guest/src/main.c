@@ -1,4 +1,5 @@
-/* Picks the role: by the name that the program was called by, else by the first argument. */
+/* Picks the role: by the name that the program was called by, else by the first argument. The kernel
+ * calls /init of an initramfs, and /sbin/init of an image. */
 #include "guest.h"
 
 #include <stdlib.h>
@@ -10,15 +11,22 @@ struct role {
 };
 
 static const struct role roles[] = {
-    {"vsock-agent", agent_main},
+    {"vsock-agent", agent_main}, {"network", network_main}, {"first-boot", first_boot_main},
+    {"grow", grow_main},         {"run", run_main},         {"init", init_main},
 };
 
 static const char usage[] =
     "usage: banger-guest ROLE [OPTION...] | --version | --help\n"
     "\n"
     "  vsock-agent [--port N] [--unix PATH] [--tcp PORT]\n"
-    "      Answer GET /ping over vsock (port 42070), and over a unix socket or on 127.0.0.1\n"
-    "      when told to. With --unix or --tcp, vsock is used only if --port is given too.\n";
+    "      Answer GET /ping, /health and /ports over vsock, and over a unix socket or on\n"
+    "      127.0.0.1 when told to. With --unix or --tcp, vsock is used only if --port is given\n"
+    "      too. The port comes from /etc/banger/vsock-port, else it is 42070.\n"
+    "  network      Set the network as ip= or banger.ip= on the kernel command line say.\n"
+    "  first-boot   Give this clone an identity of its own and all of its disk, once.\n"
+    "  grow [PATH]  Grow the mounted ext4 filesystem (/) to its disk.\n"
+    "  run [FILE]   Become the image's program, as /etc/banger/image.json says.\n"
+    "  init         PID 1 of an image that has no init. Called /init, that of an initramfs.\n";
 
 static const struct role *find_role(const char *name)
 {
@@ -36,6 +44,8 @@ static const char *base_name(const char *path)
 
 int main(int argc, char **argv)
 {
+    if (argc > 0 && strcmp(argv[0], "/init") == 0)
+        return initramfs_main(argc, argv);
     const struct role *role = argc > 0 ? find_role(base_name(argv[0])) : NULL;
     if (role != NULL)
         return role->run(argc, argv);

@@ -38,6 +38,19 @@ void text_add_number(struct text *text, unsigned long long number)
     text_add_bytes(text, digits + at, sizeof digits - at);
 }
 
+void text_add_json(struct text *text, const char *string)
+{
+    static const char hex[] = "0123456789abcdef";
+    text_add(text, "\"");
+    for (; *string != '\0'; string++) {
+        unsigned char byte = (unsigned char)*string;
+        char escape[6] = {'\\', 'u', '0', '0', hex[byte >> 4], hex[byte & 15]};
+        bool plain = byte >= ' ' && byte <= '~' && byte != '"' && byte != '\\';
+        text_add_bytes(text, plain ? string : escape, plain ? 1 : sizeof escape);
+    }
+    text_add(text, "\"");
+}
+
 /* Decimal digits only, at most `maximum`. */
 bool parse_number(const char *string, unsigned long maximum, unsigned long *number)
 {
@@ -66,11 +79,20 @@ static void write_all(int fd, const char *bytes, size_t length)
     }
 }
 
+static const char *speaker = "guest";
+
+void speak_as(const char *role)
+{
+    speaker = role;
+}
+
 void say(const char *what, const char *about, int error)
 {
     char line[512];
     struct text text = text_in(line, sizeof line - 1);
-    text_add(&text, "banger-guest: ");
+    text_add(&text, "banger-");
+    text_add(&text, speaker);
+    text_add(&text, ": ");
     text_add(&text, what);
     if (about != NULL) {
         text_add(&text, ": ");
@@ -82,6 +104,15 @@ void say(const char *what, const char *about, int error)
     }
     line[text.length] = '\n';
     write_all(STDERR_FILENO, line, text.length + 1);
+}
+
+void say_number(const char *what, unsigned long long number)
+{
+    char digits[24];
+    struct text text = text_in(digits, sizeof digits - 1);
+    text_add_number(&text, number);
+    digits[text.length] = '\0';
+    say(what, digits, 0);
 }
 
 void print(const char *string)
