@@ -47,16 +47,30 @@ class Collected:
 
 
 def apply(
-    plan: Plan, services: Services, failures: dict[str, Failure], jobs: int
+    plan: Plan,
+    services: Services,
+    failures: dict[str, Failure],
+    jobs: int,
+    *,
+    fail_fast: bool = False,
 ) -> tuple[Outcome, ...]:
-    """Do what the plan says, in its order as far as `jobs` allows. Never raises for one image."""
+    """Do what the plan says, in its order as far as `jobs` allows. Never raises for one image.
+
+    fail_fast: after the first failure no other image is begun, and those begun are stopped.
+    """
     groups: dict[str, list[ImagePlan]] = {}
     for image in plan.images:
         shared = image.desired.keys.flatten if image.desired else image.name
         groups.setdefault(shared, []).append(image)
 
+    def one(image: ImagePlan) -> Outcome:
+        outcome = _apply_image(image, services, failures.get(image.name))
+        if fail_fast and outcome.error:
+            services.cancelled.set()
+        return outcome
+
     def walk(images: list[ImagePlan]) -> list[Outcome]:
-        return [_apply_image(image, services, failures.get(image.name)) for image in images]
+        return [one(image) for image in images]
 
     walked = in_threads(walk, groups.values(), jobs, "image")
     done = {outcome.plan.name: outcome for group in walked for outcome in group}
@@ -78,7 +92,7 @@ def _apply_image(plan: ImagePlan, services: Services, earlier: Failure | None) -
             retryable=False,
         )
         return _failed(services, progress, wrapped, earlier)
-    if earlier:
+    if earlier and not plan.held:
         services.records.clear_failure(plan.name)
     if plan.changes:
         services.emit("image.ready", image=plan.name, digest=_digest(plan))

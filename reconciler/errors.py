@@ -36,6 +36,7 @@ class Code(StrEnum):
     STATE_INVALID = "state-invalid"
     BUSY = "busy"
     INTERRUPTED = "interrupted"
+    TIMEOUT = "timeout"
     INTERNAL = "internal"
 
 

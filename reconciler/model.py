@@ -70,6 +70,8 @@ class Reason(StrEnum):
     PROTECTED = "Protected"
     IN_USE = "InUse"
     SUSPENDED = "Suspended"
+    BACKING_OFF = "BackingOff"
+    NOT_SELECTED = "NotSelected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +265,8 @@ class Failure:
     attempts: int
     since: str
     at: str
+    next_retry_at: str | None = None
+    """When the daemon tries again; None when nothing but another run does."""
 
 
 def key(*parts: str | int | None) -> str:

@@ -6,6 +6,7 @@ planner; here they only run. resolve has run by then: it is how the image came t
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from reconciler.errors import BangerError, Code, HostError
 from reconciler.files import clone_file, host_error, host_errors, sparse_digest
 from reconciler.kernel.store import KernelStore
-from reconciler.model import DesiredImage, Emit, Stage
+from reconciler.model import DesiredImage, Emit, ImageSpec, Stage
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.layers import LayerMismatch
 from reconciler.oci.source import Sources
@@ -26,6 +27,7 @@ from reconciler.room import Feed, Interrupted, Room
 from reconciler.stages import ext4, flatten, guest, kernel, ownership, publish, pull, record
 from reconciler.store import ROOTFS, Store
 from reconciler.tools import Tools
+from reconciler.wishes import never
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,9 @@ class Services:
     tools: Tools
     emit: Emit
     cancelled: threading.Event
+    give_up: Callable[[ImageSpec], str] = never
+    timeout: float = math.inf
+    """Seconds for one image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,8 @@ def _room(plan: ImagePlan, image: DesiredImage, services: Services) -> Room:
         feed=Feed(image.pinned),
         before=plan.record or plan.taken_over,
         cancelled=services.cancelled,
+        give_up=lambda: services.give_up(image.spec),
+        deadline=time.monotonic() + services.timeout,
     )
 
 

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,16 +21,17 @@ from reconciler.apply import Collected, Outcome, apply, collect, restore_records
 from reconciler.collection import Ages, plan_collection, references
 from reconciler.config.load import Config
 from reconciler.kernel.store import KernelStore
-from reconciler.model import Emit, RegistryConfig
+from reconciler.model import Emit, Reason, RegistryConfig
 from reconciler.observe import Surveyor
 from reconciler.oci.blobs import BlobCache, BorrowedBlobs
 from reconciler.oci.source import Sources
 from reconciler.pipeline import Services
-from reconciler.plan import Plan, make_plan
+from reconciler.plan import Held, Plan, make_plan
 from reconciler.records import Contents, Records
 from reconciler.stages.record import timestamp
 from reconciler.store import Store
 from reconciler.tools import Tools
+from reconciler.wishes import Wishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,9 @@ class Host:
     cache_dir: Path
     emit: Emit
     cancelled: threading.Event
-    jobs: int | None = None
-    """Images at a time; None takes the configuration's word."""
+    wishes: Wishes = field(default_factory=Wishes)
+    generation: int = 1
+    """How many configurations, this one included, the process has worked by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Pass:
     after: Contents
     collected: Collected
     warnings: tuple[str, ...]
+    generation: int = 1
 
     @property
     def changed(self) -> bool:
@@ -80,21 +85,24 @@ def reconcile(config: Config, host: Host) -> Pass:
     One image's failure is in its Outcome; it does not raise and does not stop the others.
     """
     begin, started_at, reconcile_id = time.monotonic(), timestamp(), new_id()
+    wishes, host = host.wishes, _speaking_of(host, reconcile_id)
     with _services(config.registries, config, host) as services:
         services.store.prepare()
-        with services.store.writer():
+        with _alone(services, wishes.lock_timeout):
             surveyor = _surveyor(services)
             before = services.records.read()
-            wanted = surveyor.wanted(config)
+            wanted = surveyor.wanted(config, _held(config, wishes))
             observed = surveyor.observed(wanted, before)
-            plan = make_plan(wanted, observed)
+            plan = _selected(make_plan(wanted, observed), wishes)
             host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
             recovered = [observed.records[name] for name in sorted(observed.recovered)]
             restore_records(services, bool(before.unusable), recovered)
-            jobs = host.jobs or config.reconcile.jobs
-            outcomes = apply(plan, services, before.failures, jobs)
+            jobs = wishes.jobs or config.reconcile.jobs
+            outcomes = apply(plan, services, before.failures, jobs, fail_fast=wishes.fail_fast)
             after = services.records.read()
-            collected = _collect(surveyor, services, plan, after, _ages(config), dry_run=False)
+            collected = Collected()
+            if not wishes.only:
+                collected = _collect(surveyor, services, plan, after, _ages(config), dry_run=False)
     return Pass(
         mode="apply",
         reconcile_id=reconcile_id,
@@ -108,25 +116,29 @@ def reconcile(config: Config, host: Host) -> Pass:
         after=after,
         collected=collected,
         warnings=_warnings(plan, before, collected),
+        generation=host.generation,
     )
 
 
 def preview(config: Config, host: Host) -> Pass:
     """What `reconcile` would do. Leaves state and cache as they are, waits for no lock."""
-    begin, started_at = time.monotonic(), timestamp()
+    begin, started_at, reconcile_id = time.monotonic(), timestamp(), new_id()
+    wishes, host = host.wishes, _speaking_of(host, reconcile_id)
     with (
         TemporaryDirectory(prefix="banger-plan-") as aside,
         _services(config.registries, config, host, aside=Path(aside)) as services,
     ):
         surveyor = _surveyor(services)
         before = services.records.read()
-        wanted = surveyor.wanted(config)
-        plan = make_plan(wanted, surveyor.observed(wanted, before))
-        collected = _collect(surveyor, services, plan, before, _ages(config), dry_run=True)
+        wanted = surveyor.wanted(config, _held(config, wishes))
+        plan = _selected(make_plan(wanted, surveyor.observed(wanted, before)), wishes)
+        collected = Collected()
+        if not wishes.only:
+            collected = _collect(surveyor, services, plan, before, _ages(config), dry_run=True)
     host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
     return Pass(
         mode="plan",
-        reconcile_id=new_id(),
+        reconcile_id=reconcile_id,
         config=config,
         store=services.store,
         started_at=started_at,
@@ -158,6 +170,37 @@ def new_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
+def _alone(services: Services, patience: float) -> AbstractContextManager[None]:
+    """Be the one writer, after at most this many seconds of waiting."""
+    return services.store.writer(patience, lambda said: services.emit("lock.waiting", message=said))
+
+
+def _speaking_of(host: Host, reconcile_id: str) -> Host:
+    """The same host, whose every event says which pass and which configuration it belongs to."""
+    said = {"reconcile_id": reconcile_id, "generation": host.generation}
+    return replace(host, emit=partial(host.emit, **said))
+
+
+def _held(config: Config, wishes: Wishes) -> dict[str, Held]:
+    """Why images are left alone by this pass; the first reason that holds."""
+    found: dict[str, Held] = {}
+    for spec in config.images:
+        if wishes.only and spec.name not in wishes.only:
+            found[spec.name] = Held(spec, Reason.NOT_SELECTED)
+        elif spec.suspend:
+            found[spec.name] = Held(spec, Reason.SUSPENDED, "the configuration says so")
+        elif spec.name in wishes.held:
+            found[spec.name] = Held(spec, Reason.BACKING_OFF)
+    return found
+
+
+def _selected(plan: Plan, wishes: Wishes) -> Plan:
+    """The part of a plan that `--image` asks for."""
+    if not wishes.only:
+        return plan
+    return Plan(tuple(image for image in plan.images if image.name in wishes.only))
+
+
 @contextmanager
 def _services(
     registries: tuple[RegistryConfig, ...],
@@ -171,7 +214,8 @@ def _services(
     blobs = BlobCache(store.oci)
     if aside:
         blobs = BorrowedBlobs(blobs, aside)
-    with Sources(registries, blobs, host.emit, read_only=aside is not None) as sources:
+    offline, read_only = host.wishes.offline, aside is not None
+    with Sources(registries, blobs, host.emit, offline=offline, read_only=read_only) as sources:
         yield Services(
             store=store,
             records=Records(store.database),
@@ -181,7 +225,16 @@ def _services(
             tools=Tools(),
             emit=host.emit,
             cancelled=host.cancelled,
+            give_up=host.wishes.give_up,
+            timeout=_timeout(config, host.wishes),
         )
+
+
+def _timeout(config: Config | None, wishes: Wishes) -> float:
+    """Seconds for one image: what was asked for, else what the configuration says."""
+    if wishes.timeout is not None:
+        return wishes.timeout
+    return config.reconcile.timeout if config else math.inf
 
 
 def _surveyor(services: Services) -> Surveyor:

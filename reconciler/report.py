@@ -47,7 +47,7 @@ def pass_document(result: Pass) -> Document:
         "config": {
             "path": str(result.config.path),
             "sha256": result.config.sha256,
-            "generation": 1,
+            "generation": result.generation,
         },
         "started_at": result.started_at,
         "duration_seconds": round(result.seconds, 3),
@@ -103,7 +103,7 @@ def _image(result: Pass, plan: ImagePlan, outcome: Outcome | None) -> Document:
         "conditions": conditions(record, failure),
         "not_carried": list(record.not_carried) if record else [],
         "attempts": failure.attempts if failure else 0,
-        "next_retry_at": None,
+        "next_retry_at": failure.next_retry_at if failure else None,
         "error": _error(plan, outcome, error) if error else None,
     }
 
@@ -113,6 +113,8 @@ def _spec_ref(plan: ImagePlan) -> str | None:
         return plan.desired.spec.ref
     if plan.unresolved:
         return plan.unresolved.spec.ref
+    if plan.held:
+        return plan.held.spec.ref
     return plan.record.ref if plan.record else None
 
 
@@ -275,7 +277,7 @@ def _status(name: str, status: Status) -> Document:
         "conditions": conditions(record, failure),
         "not_carried": list(record.not_carried) if record else [],
         "attempts": failure.attempts if failure else 0,
-        "next_retry_at": None,
+        "next_retry_at": failure.next_retry_at if failure else None,
         "error": _last_error(failure) if failure else None,
     }
 

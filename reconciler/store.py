@@ -23,7 +23,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,6 +47,8 @@ from reconciler.files import (
 from reconciler.model import Fingerprint, StageKeys
 
 ROOTFS, KERNEL, INITRD, MODULES = "rootfs.ext4", "kernel", "initrd.img", "modules"
+_LOCK_STEP = 0.2
+"""Seconds between two tries to take the lock."""
 MANIFEST, JOURNAL, STAGING_SUFFIX = "manifest.json", "journal.json", ".staging"
 
 
@@ -122,19 +125,25 @@ class Store:
             self.scratch.mkdir(mode=0o700, exist_ok=True)
 
     @contextmanager
-    def writer(self) -> Iterator[None]:
-        """Be the one writer. Raises Busy, naming the holder, when another process is."""
+    def writer(
+        self, patience: float = 0.0, waiting: Callable[[str], None] | None = None
+    ) -> Iterator[None]:
+        """Be the one writer. Raises Busy, naming the holder, when another process is.
+
+        patience: seconds to wait for it; waiting: told once, in words, that we do.
+        """
         with host_errors("the lock cannot be taken"):
             lock = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        until = time.monotonic() + patience
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = _lock_holder(os.fstat(lock))
-                raise Busy(
-                    f"another banger-reconcile works on {self.state}: {holder}",
-                    resolution="Wait until it is done, or use another --state-dir.",
-                ) from None
+            while not _locked(lock):
+                said = f"another banger-reconcile works on {self.state}: {_holder(lock)}"
+                if time.monotonic() >= until:
+                    raise Busy(said, resolution="Wait for it, or raise --lock-timeout.")
+                if waiting:
+                    waiting(said)
+                    waiting = None
+                time.sleep(_LOCK_STEP)
             yield
         finally:
             os.close(lock)
@@ -294,8 +303,17 @@ def digest_like(path: Path, known: str) -> str:
     return sparse_digest(path) if known.startswith("sha256-4m:") else file_digest(path)
 
 
-def _lock_holder(lock: os.stat_result) -> str:
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(descriptor: int) -> str:
     """The process that holds a flock, from /proc/locks: nothing is written into the lock file."""
+    lock = os.fstat(descriptor)
     wanted = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
     try:
         for line in Path("/proc/locks").read_text().splitlines():

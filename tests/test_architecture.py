@@ -14,6 +14,10 @@ ROOT = Path(__file__).parent.parent / "reconciler"
 LAYERS = """
 __main__
 cli
+verbs.*
+options
+daemon
+watch notify agenda
 render
 report progress
 reconcile status
@@ -33,6 +37,7 @@ config.*
 oci.*
 files parallel
 sizes durations
+wishes
 model
 errors
 __init__
@@ -46,12 +51,13 @@ OWNERS = {
     "watchfiles": {"watch"},
     "isal": {"oci.compression"},
     "backports": {"oci.compression"},
-    "rich": {"render", "progress", "cli"},
-    "click": {"cli"},
+    "rich": {"render", "progress", "verbs.session"},
+    "click": {"cli", "options"},
     "structlog": {"events"},
 }
 
 PURE = ["plan", "collection", "model", "errors", "sizes", "oci.reference", "oci.merge", "report"]
+PURE += ["agenda", "wishes"]
 IMPURE = {"os", "io", "time", "random", "logging", "shutil", "tempfile", "subprocess", "socket"}
 
 
