@@ -94,7 +94,7 @@ def _apply_image(plan: ImagePlan, services: Services, earlier: Failure | None) -
         return _failed(services, progress, wrapped, earlier)
     if earlier and not plan.held:
         services.records.clear_failure(plan.name)
-    if plan.changes:
+    if plan.changes and plan.desired:
         services.emit("image.ready", image=plan.name, digest=_digest(plan))
     return Outcome(plan, progress.results(), changed=plan.changes)
 
@@ -108,8 +108,17 @@ def _branch(plan: ImagePlan, services: Services, progress: Progress) -> None:
                 build(plan.desired, services, progress)
         case Action.ORPHAN:
             services.emit("image.orphaned", image=plan.name, reason=plan.reason.value)
+        case Action.PRUNE:
+            forget(services, plan.name)
         case _:
             pass
+
+
+def forget(services: Services, name: str) -> None:
+    """Let a name stand for nothing; its artifact is the collector's from here on."""
+    services.records.forget(name)
+    services.store.unname(name)
+    services.emit("image.pruned", image=name)
 
 
 def _failed(

@@ -22,6 +22,7 @@ from reconciler.options import (
     common,
     config_argument,
     dry_run,
+    lock_timeout,
     optional_config,
     passing,
 )
@@ -75,6 +76,10 @@ def cli() -> None:
 @config_argument
 @click.option("--watch", is_flag=True, help="Stay, and follow every edit of the file.")
 @click.option("--interval", type=Duration(), help="With --watch: look for drift so often.")
+@click.option("--listen", metavar="ADDR", help="With --watch: 127.0.0.1:PORT or unix:PATH.")
+@click.option(
+    "--metrics-file", type=click.Path(path_type=Path), help="For node_exporter, after each pass."
+)
 @click.option("--detailed-exitcode", is_flag=True, help="2 changed, 4 failures, 6 both.")
 @click.option("-n", "--dry-run", is_flag=True, help="The same as `plan`.")
 @passing
@@ -86,6 +91,8 @@ def apply(
     wishes: Wishes,
     watch: bool,
     interval: float | None,
+    listen: str | None,
+    metrics_file: Path | None,
     detailed_exitcode: bool,
     dry_run: bool,
 ) -> None:
@@ -93,12 +100,14 @@ def apply(
     if not watch:
         from reconciler.verbs import one_pass
 
-        sys.exit(one_pass.run(options, config, wishes, dry_run=dry_run, detailed=detailed_exitcode))
+        how = {"dry_run": dry_run, "detailed": detailed_exitcode}
+        sys.exit(one_pass.run(options, config, wishes, metrics_file=metrics_file, **how))
     if dry_run or detailed_exitcode:
         raise click.UsageError("--watch goes with neither --dry-run nor --detailed-exitcode")
     from reconciler.verbs import watch as daemon
 
-    sys.exit(daemon.run(options, config, wishes, interval=interval))
+    seeing = daemon.Seeing(listen, metrics_file)
+    sys.exit(daemon.run(options, config, wishes, seeing, interval=interval))
 
 
 @cli.command(context_settings=HELP)
@@ -146,6 +155,95 @@ def validate(options: Options, config: Path) -> None:
     sys.exit(look.validate(options, config))
 
 
+_name = click.argument("name")
+_optional_name = click.argument("name", required=False)
+
+
+@cli.command(context_settings=HELP)
+@_name
+@config_argument
+@passing
+@common
+def explain(options: Options, name: str, config: Path, wishes: Wishes) -> None:
+    """Which input of an image changed, from what to what, and which stages follow from it."""
+    from reconciler.verbs import by_hand
+
+    sys.exit(by_hand.explain(options, name, config, wishes))
+
+
+@cli.command(context_settings=HELP)
+@_optional_name
+@common
+def verify(options: Options, name: str | None) -> None:
+    """Read artifacts back and compare every byte with what was published."""
+    from reconciler.verbs import by_hand
+
+    sys.exit(by_hand.verify(options, name))
+
+
+@cli.command(context_settings=HELP)
+@_name
+@click.option("--protected", is_flag=True, help="Also when the image is protected.")
+@lock_timeout
+@common
+def rm(options: Options, name: str, protected: bool, lock_timeout: float) -> None:
+    """Forget an image that left the configuration, now and without a grace."""
+    from reconciler.verbs import by_hand
+
+    done = by_hand.hand(options, lock_timeout).remove(name, protected=protected)
+    sys.exit(by_hand.tell(options, "rm", done))
+
+
+@cli.command(context_settings=HELP)
+@_name
+@lock_timeout
+@common
+def rollback(options: Options, name: str, lock_timeout: float) -> None:
+    """Make the previous artifact current again; the image stays suspended until `resume`."""
+    from reconciler.verbs import by_hand
+
+    done = by_hand.hand(options, lock_timeout).rollback(name)
+    sys.exit(by_hand.tell(options, "rollback", done))
+
+
+@cli.command(context_settings=HELP)
+@_optional_name
+@click.option("--reason", required=True, help="Why; shown wherever the image is.")
+@lock_timeout
+@common
+def suspend(options: Options, name: str | None, reason: str, lock_timeout: float) -> None:
+    """Leave an image, or every image, alone until `resume`; restarts do not change that."""
+    from reconciler.verbs import by_hand
+
+    done = by_hand.hand(options, lock_timeout).suspend(name, reason)
+    sys.exit(by_hand.tell(options, "suspend", done))
+
+
+@cli.command(context_settings=HELP)
+@_optional_name
+@lock_timeout
+@common
+def resume(options: Options, name: str | None, lock_timeout: float) -> None:
+    """Work on an image again; without a name, on all that are suspended."""
+    from reconciler.verbs import by_hand
+
+    done = by_hand.hand(options, lock_timeout).resume(name)
+    sys.exit(by_hand.tell(options, "resume", done))
+
+
+@cli.command(context_settings=HELP)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """A completion script for a shell: eval "$(banger-reconcile completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    complete = get_completion_class(shell)
+    if complete is None:
+        raise click.UsageError(f"no completion for {shell}")
+    variable = "_BANGER_RECONCILE_COMPLETE"
+    click.echo(complete(cli, {}, "banger-reconcile", variable).source())
+
+
 @cli.command(context_settings=HELP)
 def version() -> None:
     """The version of this program."""
@@ -156,7 +254,9 @@ def main() -> NoReturn:
     """Run the command line and exit with a code of the contract."""
     arguments = sys.argv[1:]
     try:
-        cli.main(args=arguments, prog_name="banger-reconcile", standalone_mode=False)
+        # click answers a shell that asks for completions only in its own, standalone mode
+        asked = "_BANGER_RECONCILE_COMPLETE" in os.environ
+        cli.main(args=arguments, prog_name="banger-reconcile", standalone_mode=asked)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:

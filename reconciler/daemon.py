@@ -12,7 +12,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -33,6 +33,8 @@ from reconciler.watch import Sight, Watch, settled
 
 HEARTBEAT = 5.0
 """Seconds between two rounds of an idle loop."""
+UNHEALTHY_SECONDS = 30.0
+"""Without a round of the loop for so long, something is wrong with it."""
 SHUTDOWN_SECONDS = 50.0
 """What a running pass gets to stop in; the contract's 60 less a margin for the exit itself."""
 
@@ -96,6 +98,8 @@ class Daemon:
         self.beat = time.monotonic()
         """When the loop last came round, on the monotonic clock."""
         self.told_to_stop = False
+        self.after_pass: Callable[[], None] | None = None
+        """Called in the loop whenever a pass has ended; must be quick and not raise."""
         self.agenda = Agenda()
         self._host = host
         self._notifier = notifier
@@ -241,6 +245,8 @@ class Daemon:
                 **said,
             )
         self._notifier.status(self.status())
+        if self.after_pass:
+            self.after_pass()
 
     def _could_not(self, error: BangerError) -> None:
         """The pass as a whole was not possible: another writer, a state that cannot be used."""
@@ -289,6 +295,20 @@ class Daemon:
             parts.append("a pass is running")
         parts.append(summary_line(self.last) if self.last else f"{len(self.config.images)} images")
         return "; ".join(parts)
+
+    def healthy(self) -> bool:
+        """True while the loop comes round."""
+        return time.monotonic() - self.beat < UNHEALTHY_SECONDS
+
+    def unready(self) -> str:
+        """Why nobody should count on this daemon yet; empty when it works by what is wanted."""
+        if not self._armed:
+            return "the watcher is not armed yet"
+        if self.rejected:
+            return f"the configuration is rejected: {self.rejected.brief}"
+        if self.trouble:
+            return self.trouble.brief
+        return "" if self.last else "the first pass is not done yet"
 
     def _stop(self, number: Signals) -> None:
         if self._stop_by is None:

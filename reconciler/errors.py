@@ -37,6 +37,7 @@ class Code(StrEnum):
     BUSY = "busy"
     INTERRUPTED = "interrupted"
     TIMEOUT = "timeout"
+    PRUNE_BLOCKED = "prune-blocked"
     INTERNAL = "internal"
 
 

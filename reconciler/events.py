@@ -18,8 +18,14 @@ import structlog
 from reconciler.model import printable
 
 LEVELS = ("debug", "info", "warning", "error")
-_ERRORS = ("image.failed", "stage.failed", "config.rejected", "image.crashed")
-_WARNINGS = ("records.damaged", "record.failed", "records.restored", "image.orphaned", "retry")
+_ERRORS = (
+    *("image.failed", "stage.failed", "config.rejected", "image.crashed"),
+    *("reconcile.failed", "reconcile.crashed"),
+)
+_WARNINGS = (
+    *("records.damaged", "record.failed", "records.restored", "image.orphaned", "retry"),
+    *("watch.degraded", "backoff.scheduled", "lock.waiting", "metrics.failed"),
+)
 _DEBUG = ("stage.progress",)
 _JOURNAL_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 _CUT = 500

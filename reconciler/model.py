@@ -67,6 +67,8 @@ class Reason(StrEnum):
     RECORD_MISSING = "RecordMissing"
     REQUESTED = "Requested"
     REMOVED_FROM_CONFIG = "RemovedFromConfig"
+    PRUNE_BLOCKED_EMPTY = "PruneBlockedEmpty"
+    PRUNE_BLOCKED_LIMIT = "PruneBlockedLimit"
     PROTECTED = "Protected"
     IN_USE = "InUse"
     SUSPENDED = "Suspended"

@@ -88,6 +88,9 @@ _CHOICE = click.Choice
 config_argument = click.argument("config", type=_PATH, metavar="CONFIG")
 optional_config = click.argument("config", type=_PATH, required=False, metavar="[CONFIG]")
 dry_run = click.option("-n", "--dry-run", is_flag=True, help="Say what would be, change nothing.")
+lock_timeout = click.option(
+    "--lock-timeout", type=Duration(), default="0s", help="Wait so long for another writer."
+)
 
 _COMMON = (
     click.option("--json", is_flag=True, help="One JSON document on stdout."),
@@ -106,11 +109,13 @@ _PASSING = (
     click.option("--image", multiple=True, metavar="NAME", help="Only this image; repeatable."),
     click.option("--jobs", type=click.IntRange(1, 64), help="Images at a time."),
     click.option("--timeout", type=Duration(), help="For one image, such as 30m."),
-    click.option(
-        "--lock-timeout", type=Duration(), default="0s", help="Wait so long for another writer."
-    ),
+    lock_timeout,
     click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails."),
     click.option("--offline", is_flag=True, help="Ask no registry; the cache has to do."),
+    click.option(
+        "--prune/--no-prune", default=None, help="Remove images that left the configuration."
+    ),
+    click.option("--allow-empty", is_flag=True, help="Prune even when no image is wanted."),
 )
 
 
@@ -138,7 +143,10 @@ def passing(verb: Verb) -> Verb:
     return _with(gathered, verb, _PASSING)
 
 
-_WISHES = ("jobs", "timeout", "lock_timeout", "fail_fast", "offline")
+_WISHES = (
+    *("jobs", "timeout", "lock_timeout", "fail_fast", "offline"),
+    *("prune", "allow_empty"),
+)
 
 
 def _with(gathered: Verb, verb: Verb, options: tuple[Any, ...]) -> Verb:

@@ -102,6 +102,8 @@ class ImagePlan:
     clone_from: str | None = None
     taken_over: Record | None = None
     detail: str = ""
+    refused: BangerError | None = None
+    """Why an orphan that was to be removed is not."""
 
     @property
     def id(self) -> str | None:
@@ -118,9 +120,10 @@ class ImagePlan:
     @property
     def changes(self) -> bool:
         """True when applying this makes something different for the user of the image."""
-        return self.action in (Action.CREATE, Action.UPDATE, Action.REPLACE, Action.REPAIR) and (
-            bool(self.runs)
-        )
+        if self.action is Action.PRUNE:
+            return True
+        building = (Action.CREATE, Action.UPDATE, Action.REPLACE, Action.REPAIR)
+        return self.action in building and bool(self.runs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,14 @@ from reconciler.apply import Collected, Outcome, apply, collect, restore_records
 from reconciler.collection import Ages, plan_collection, references
 from reconciler.config.load import Config
 from reconciler.kernel.store import KernelStore
-from reconciler.model import Emit, Reason, RegistryConfig
+from reconciler.model import Action, Emit, Reason, RegistryConfig
+from reconciler.notes import EVERY, Notes
 from reconciler.observe import Surveyor
 from reconciler.oci.blobs import BlobCache, BorrowedBlobs
 from reconciler.oci.source import Sources
 from reconciler.pipeline import Services
-from reconciler.plan import Held, Plan, make_plan
+from reconciler.plan import Held, ImagePlan, Plan, make_plan
+from reconciler.prune import prune
 from reconciler.records import Contents, Records
 from reconciler.stages.record import timestamp
 from reconciler.store import Store
@@ -74,9 +76,9 @@ class Pass:
 
     @property
     def failed(self) -> bool:
-        """True when an image failed, or cannot be planned."""
-        unresolved = any(image.unresolved for image in self.plan.images)
-        return unresolved or any(outcome.error for outcome in self.outcomes)
+        """True when an image failed or cannot be planned, or when a removal was refused."""
+        stuck = any(image.unresolved or image.refused for image in self.plan.images)
+        return stuck or any(outcome.error for outcome in self.outcomes)
 
 
 def reconcile(config: Config, host: Host) -> Pass:
@@ -91,9 +93,10 @@ def reconcile(config: Config, host: Host) -> Pass:
         with _alone(services, wishes.lock_timeout):
             surveyor = _surveyor(services)
             before = services.records.read()
-            wanted = surveyor.wanted(config, _held(config, wishes))
+            notes = Notes(services.store.state)
+            wanted = surveyor.wanted(config, _held(config, wishes, notes))
             observed = surveyor.observed(wanted, before)
-            plan = _selected(make_plan(wanted, observed), wishes)
+            plan = _plan(config, wishes, make_plan(wanted, observed), notes, keep=True)
             host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
             recovered = [observed.records[name] for name in sorted(observed.recovered)]
             restore_records(services, bool(before.unusable), recovered)
@@ -130,8 +133,10 @@ def preview(config: Config, host: Host) -> Pass:
     ):
         surveyor = _surveyor(services)
         before = services.records.read()
-        wanted = surveyor.wanted(config, _held(config, wishes))
-        plan = _selected(make_plan(wanted, surveyor.observed(wanted, before)), wishes)
+        notes = Notes(services.store.state)
+        wanted = surveyor.wanted(config, _held(config, wishes, notes))
+        made = make_plan(wanted, surveyor.observed(wanted, before))
+        plan = _plan(config, wishes, made, notes, keep=False)
         collected = Collected()
         if not wishes.only:
             collected = _collect(surveyor, services, plan, before, _ages(config), dry_run=True)
@@ -181,24 +186,45 @@ def _speaking_of(host: Host, reconcile_id: str) -> Host:
     return replace(host, emit=partial(host.emit, **said))
 
 
-def _held(config: Config, wishes: Wishes) -> dict[str, Held]:
+def _held(config: Config, wishes: Wishes, notes: Notes) -> dict[str, Held]:
     """Why images are left alone by this pass; the first reason that holds."""
     found: dict[str, Held] = {}
+    suspended = notes.suspensions()
     for spec in config.images:
         if wishes.only and spec.name not in wishes.only:
             found[spec.name] = Held(spec, Reason.NOT_SELECTED)
         elif spec.suspend:
             found[spec.name] = Held(spec, Reason.SUSPENDED, "the configuration says so")
+        elif note := suspended.get(spec.name) or suspended.get(EVERY):
+            found[spec.name] = Held(spec, Reason.SUSPENDED, note.reason)
         elif spec.name in wishes.held:
             found[spec.name] = Held(spec, Reason.BACKING_OFF)
     return found
 
 
-def _selected(plan: Plan, wishes: Wishes) -> Plan:
-    """The part of a plan that `--image` asks for."""
-    if not wishes.only:
-        return plan
-    return Plan(tuple(image for image in plan.images if image.name in wishes.only))
+def _plan(config: Config, wishes: Wishes, plan: Plan, notes: Notes, *, keep: bool) -> Plan:
+    """The part of a plan that `--image` asks for, or all of it with its removals decided."""
+    if wishes.only:
+        return Plan(tuple(image for image in plan.images if image.name in wishes.only))
+    plan = Plan(tuple(_spared(image, notes) for image in plan.images))
+    settings = config.prune
+    images = settings.images if wishes.prune is None else wishes.prune
+    settings = replace(
+        settings, images=images, allow_empty=settings.allow_empty or wishes.allow_empty
+    )
+    if not images:
+        return prune(plan, settings, {})
+    orphans = [image.name for image in plan.images if image.action is Action.ORPHAN]
+    return prune(plan, settings, notes.see(orphans, keep=keep))
+
+
+def _spared(image: ImagePlan, notes: Notes) -> ImagePlan:
+    """An orphan that is suspended is left alone like any other image."""
+    suspended = notes.suspensions()
+    note = suspended.get(image.name) or suspended.get(EVERY)
+    if image.action is not Action.ORPHAN or note is None:
+        return image
+    return replace(image, action=Action.SUSPEND, reason=Reason.SUSPENDED, detail=note.reason)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
     <state>/
       lock                     flock by the one writer; its holder is found in /proc/locks
       records.db               what each name stands for (records.py)
+      suspended.json, orphans.json    what a pass leaves alone, and what may soon go (notes.py)
       images/
         <id>/                  an artifact: rootfs.ext4, kernel, initrd.img, modules/ and
                                manifest.json; published by one rename, never changed after

@@ -33,4 +33,6 @@ class Wishes:
     lock_timeout: float = 0.0
     fail_fast: bool = False
     offline: bool = False
+    prune: bool | None = None
+    allow_empty: bool = False
     give_up: Callable[[ImageSpec], str] = never

@@ -17,16 +17,19 @@ cli
 verbs.*
 options
 daemon
-watch notify agenda
+watch notify agenda serve page
+metrics board
 render
+answers
 report progress
-reconcile status
+reconcile status manual
 apply
 observe
 pipeline
 stages.*
 room
-collection
+notes
+prune collection
 plan
 events
 records store
@@ -53,11 +56,12 @@ OWNERS = {
     "backports": {"oci.compression"},
     "rich": {"render", "progress", "verbs.session"},
     "click": {"cli", "options"},
+    "prometheus_client": {"metrics"},
     "structlog": {"events"},
 }
 
 PURE = ["plan", "collection", "model", "errors", "sizes", "oci.reference", "oci.merge", "report"]
-PURE += ["agenda", "wishes"]
+PURE += ["agenda", "wishes", "prune", "answers", "page"]
 IMPURE = {"os", "io", "time", "random", "logging", "shutil", "tempfile", "subprocess", "socket"}
 
 

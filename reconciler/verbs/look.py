@@ -7,12 +7,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from reconciler.answers import gc_document, status_document
 from reconciler.collection import Ages
 from reconciler.config.load import load, parse
 from reconciler.options import Options
 from reconciler.reconcile import collect_now
 from reconciler.render import show_gc, show_status
-from reconciler.report import gc_document, status_document
 from reconciler.status import read_status
 from reconciler.verbs.session import (
     EXIT_FAILED,

@@ -116,7 +116,7 @@ def show_error(error: BangerError, *, as_json: bool) -> None:
     """A failure of the whole run: for people on stderr, and as a document where one is due."""
     problems = error.problems if isinstance(error, ConfigError) else ()
     if as_json:
-        from reconciler.report import config_error_document
+        from reconciler.answers import config_error_document
 
         print_json(config_error_document(error, problems))
     lines = [f"error: {error.brief}", *(f"  {problem}" for problem in problems)]
