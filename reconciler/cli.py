@@ -26,7 +26,14 @@ from reconciler.options import (
     optional_config,
     passing,
 )
-from reconciler.verbs.session import EXIT_FAILED, EXIT_OK, EXIT_USAGE, exit_code, show_error
+from reconciler.verbs.session import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_USAGE,
+    exit_code,
+    show_error,
+    show_usage_error,
+)
 from reconciler.wishes import Wishes
 
 DEFAULT_VERB = "apply"
@@ -232,6 +239,14 @@ def resume(options: Options, name: str | None, lock_timeout: float) -> None:
 
 
 @cli.command(context_settings=HELP)
+def schema() -> None:
+    """The JSON Schema of banger.toml, for editors: `#:schema FILE` in the first line of it."""
+    from reconciler.verbs import look
+
+    sys.exit(look.schema())
+
+
+@cli.command(context_settings=HELP)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """A completion script for a shell: eval "$(banger-reconcile completion bash)"."""
@@ -261,6 +276,8 @@ def main() -> NoReturn:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
         error.show()
+        if "--json" in arguments:
+            show_usage_error(error.format_message())
         sys.exit(EXIT_USAGE)
     except click.Abort:
         sys.exit(130)

@@ -10,6 +10,7 @@ from typing import Any
 from reconciler.answers import gc_document, status_document
 from reconciler.collection import Ages
 from reconciler.config.load import load, parse
+from reconciler.config.published import json_schema
 from reconciler.options import Options
 from reconciler.reconcile import collect_now
 from reconciler.render import show_gc, show_status
@@ -59,6 +60,12 @@ def validate(options: Options, config: Path) -> int:
         print_json({**_VALID, "config": {"path": str(config), "sha256": parsed.sha256}})
     elif not options.quiet:
         print(f"{config}: valid, {count} {'image' if count == 1 else 'images'}")
+    return EXIT_OK
+
+
+def schema() -> int:
+    """Print the schema of the configuration."""
+    print_json(json_schema())
     return EXIT_OK
 
 

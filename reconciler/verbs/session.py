@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from reconciler.errors import BangerError, Busy, ConfigError
+from reconciler.errors import BangerError, Busy, Code, ConfigError
 from reconciler.options import Options
 from reconciler.wishes import Wishes
 
@@ -110,6 +110,15 @@ def exit_code(error: BangerError) -> int:
     if isinstance(error, ConfigError):
         return EXIT_CONFIG
     return EXIT_BUSY if isinstance(error, Busy) else EXIT_FAILED
+
+
+def show_usage_error(message: str) -> None:
+    """The document of a command line that is none; its words are on stderr already."""
+    from reconciler.answers import config_error_document
+
+    advice = "Run banger-reconcile --help."
+    error = BangerError(message, code=Code.USAGE, resolution=advice)
+    print_json(config_error_document(error, ()))
 
 
 def show_error(error: BangerError, *, as_json: bool) -> None:
