@@ -274,7 +274,7 @@ class Daemon:
     def _announce(self, name: str, wait: Wait, result: Pass) -> None:
         seconds = max(0.0, wait.until - time.monotonic())
         fields = {"attempt": wait.attempts, "stalled": wait.stalled}
-        self._host.emit("backoff.scheduled", image=name, seconds=round(seconds, 1), **fields)
+        self._host.emit("backoff.scheduled", image=name, delay_seconds=round(seconds, 1), **fields)
         failure = result.after.failures.get(name)
         if failure:
             at = datetime.now(UTC) + timedelta(seconds=seconds)
