@@ -60,9 +60,15 @@ def status_document(status: Status) -> Document:
         "schema_version": SCHEMA_VERSION,
         "mode": "status",
         "images": [_status(name, status) for name in names],
-        "warnings": [*contents.damaged],
+        "warnings": [*contents.damaged, *_unusable(status)],
         "errors": [],
     }
+
+
+def _unusable(status: Status) -> list[str]:
+    """Why no record could be read, where there were some."""
+    there = status.store.database.exists()
+    return [status.contents.unusable] if status.contents.unusable and there else []
 
 
 def _status(name: str, status: Status) -> Document:

@@ -6,15 +6,17 @@ after the other, because the planner lets the later ones use what the first publ
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from reconciler.collection import Collection, Holding, Kind, Removal
-from reconciler.errors import BangerError, Code, HostError
-from reconciler.model import Action, Emit, Failure, Record, Stage
+from reconciler.errors import REPORT, BangerError, Code, HostError
+from reconciler.model import Action, Emit, Failure, Stage
 from reconciler.parallel import in_threads
 from reconciler.pipeline import Progress, Services, StageResult, build
-from reconciler.plan import ImagePlan, Plan
+from reconciler.plan import ImagePlan, Observed, Plan
+from reconciler.records import Contents
 from reconciler.room import Interrupted
 from reconciler.stages.record import timestamp
 from reconciler.store import Store
@@ -58,6 +60,8 @@ def apply(
 
     fail_fast: after the first failure no other image is begun, and those begun are stopped.
     """
+    for name in failures.keys() - {image.name for image in plan.images}:
+        _noting(services, name, partial(services.records.clear_failure, name))  # wanted no more
     groups: dict[str, list[ImagePlan]] = {}
     for image in plan.images:
         shared = image.desired.keys.flatten if image.desired else image.name
@@ -88,12 +92,12 @@ def _apply_image(plan: ImagePlan, services: Services, earlier: Failure | None) -
         wrapped = HostError(
             f"an unexpected {type(error).__name__}: {error}",
             code=Code.INTERNAL,
-            resolution="This is a bug of banger-reconcile; please report it with the log.",
+            resolution=REPORT,
             retryable=False,
         )
         return _failed(services, progress, wrapped, earlier)
     if earlier and not plan.held:
-        services.records.clear_failure(plan.name)
+        _noting(services, plan.name, lambda: services.records.clear_failure(plan.name))
     if plan.changes and plan.desired:
         services.emit("image.ready", image=plan.name, digest=_digest(plan))
     return Outcome(plan, progress.results(), changed=plan.changes)
@@ -142,29 +146,36 @@ def _failed(
             since=earlier.since if earlier else now,
             at=now,
         )
-        _remember(services, failure)
+        _noting(services, plan.name, lambda: services.records.fail(failure))
     return Outcome(plan, progress.results(), error=error, failed_stage=stage, attempts=attempts)
 
 
-def _remember(services: Services, failure: Failure) -> None:
+def _noting(services: Services, name: str, note: Callable[[], None]) -> None:
     try:
-        services.records.fail(failure)
-    except BangerError as error:  # the failure itself matters more than the note of it
-        services.emit("record.failed", image=failure.name, message=error.brief)
+        note()
+    except BangerError as error:  # what became of the image matters more than the note of it
+        services.emit("record.failed", image=name, message=error.brief)
 
 
 def _digest(plan: ImagePlan) -> str:
     return plan.desired.pinned.digest if plan.desired else ""
 
 
-def restore_records(services: Services, unusable: bool, recovered: Iterable[Record]) -> None:
-    """Put a lost database together again, out of what the manifests beside the artifacts say."""
-    if unusable and services.store.database.exists():
+def restore_records(services: Services, before: Contents, observed: Observed) -> None:
+    """Put a lost database together again, out of what the manifests beside the artifacts say.
+
+    Records whose artifact was read back get its fingerprints, so that it is read once only.
+    """
+    if before.unusable and services.store.database.exists():
         aside = services.records.set_aside()
         services.emit("records.damaged", message=f"kept as {aside.name}")
-    for record in recovered:
-        services.records.save(record)
-        services.emit("records.restored", image=record.name)
+    refreshed = {record.name: record for record in observed.refreshed}
+    for name in sorted(observed.recovered | refreshed.keys()):
+        services.records.save(refreshed.get(name, observed.records[name]))
+        if name in observed.recovered:
+            services.emit("records.restored", image=name)
+    if before.damaged:
+        services.records.drop_damaged()
 
 
 def collect(collection: Collection, store: Store, emit: Emit) -> Collected:
@@ -188,5 +199,7 @@ def collect(collection: Collection, store: Store, emit: Emit) -> Collected:
 def _remove(holding: Holding, store: Store) -> None:
     if holding.kind is Kind.LINK:
         store.unname(holding.key)
+    elif holding.kind is Kind.ARTIFACT:
+        store.retire(holding.key)
     else:
         store.remove(holding.path)

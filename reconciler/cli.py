@@ -26,6 +26,7 @@ from reconciler.options import (
     optional_config,
     passing,
 )
+from reconciler.streams import mend_streams
 from reconciler.verbs.session import (
     EXIT_FAILED,
     EXIT_OK,
@@ -268,6 +269,8 @@ def version() -> None:
 def main() -> NoReturn:
     """Run the command line and exit with a code of the contract."""
     arguments = sys.argv[1:]
+    mend_streams()
+    as_json = "--json" in arguments
     try:
         # click answers a shell that asks for completions only in its own, standalone mode
         asked = "_BANGER_RECONCILE_COMPLETE" in os.environ
@@ -276,15 +279,20 @@ def main() -> NoReturn:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
         error.show()
-        if "--json" in arguments:
+        if as_json:
             show_usage_error(error.format_message())
         sys.exit(EXIT_USAGE)
     except click.Abort:
         sys.exit(130)
     except BangerError as error:
-        show_error(error, as_json="--json" in arguments)
+        show_error(error, as_json=as_json)
         sys.exit(exit_code(error))
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the reader has gone away
+        sys.exit(EXIT_FAILED)
+    except OSError as error:
+        from reconciler.files import host_error
+
+        show_error(host_error("the run ended early", error), as_json=as_json)
         sys.exit(EXIT_FAILED)
     sys.exit(EXIT_OK)

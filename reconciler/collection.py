@@ -6,7 +6,7 @@ refers to it and it is old enough; everything that stays says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +24,7 @@ class Kind(StrEnum):
     BLOB = "blob"
     PARTIAL = "partial"
     LINK = "link"
+    STRANGER = "stranger"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,20 @@ class Collection:
 
 
 def references(
-    records: Iterable[Record], plan: Plan | None, documents: frozenset[str] = frozenset()
+    records: Iterable[Record],
+    plan: Plan | None,
+    documents: frozenset[str] = frozenset(),
+    links: Mapping[str, str] | None = None,
 ) -> References:
     """Everything that the records, and the wanted images of a plan, stand on.
 
     documents: digests of what the wanted references were resolved through, indexes for one.
+    links: where the names lead on disk; after a crash that may be a step ahead of the record.
     """
     records = tuple(records)
+    names = frozenset(record.name for record in records)
     ids = {record.id for record in records}
+    ids.update(image_id for name, image_id in (links or {}).items() if name in names)
     blobs = set(documents).union(*(record.blobs for record in records))
     for record in records:
         ids.update(record.previous[: record.retain])
@@ -89,7 +96,7 @@ def references(
             pinned = image.desired.pinned
             blobs.update((pinned.digest, pinned.config.digest))
             blobs.update(layer.blob.digest for layer in pinned.layers)
-    return References(frozenset(ids), frozenset(blobs), frozenset(r.name for r in records))
+    return References(frozenset(ids), frozenset(blobs), names)
 
 
 def plan_collection(holdings: Iterable[Holding], stays: References, ages: Ages) -> Collection:
@@ -100,7 +107,9 @@ def plan_collection(holdings: Iterable[Holding], stays: References, ages: Ages) 
     kept: list[Removal] = []
     for holding in holdings:
         reason = _why_garbage(holding, stays, ages, published)
-        if reason and holding.in_use:
+        if holding.kind is Kind.STRANGER:
+            kept.append(Removal(holding, "nothing of ours"))
+        elif reason and holding.in_use:
             kept.append(Removal(holding, "a running guest holds it open"))
         elif reason:
             remove.append(Removal(holding, reason))
@@ -124,3 +133,5 @@ def _why_garbage(holding: Holding, stays: References, ages: Ages, published: set
             return "an abandoned download" if age >= ages.blob else ""
         case Kind.LINK:
             return "" if key in stays.names else "its name has no record"
+        case Kind.STRANGER:
+            return ""

@@ -42,6 +42,10 @@ class Code(StrEnum):
     INTERNAL = "internal"
 
 
+REPORT = "This is a bug of banger-reconcile; please report it with the log."
+"""The advice of an INTERNAL error."""
+
+
 class BangerError(Exception):
     """A failure with a culprit. Raise one of the subclasses.
 

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,7 +58,8 @@ class Events:
             for name, value in {**self._context, **fields}.items()
         }
         for sink in self._sinks:
-            sink(event, safe)
+            with suppress(OSError, ValueError):  # a full disk or a reader that went: no build ends
+                sink(event, safe)
 
 
 def _safe(value: str | bytes) -> str:

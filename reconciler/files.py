@@ -11,6 +11,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
+import signal
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -206,9 +208,11 @@ def is_open_elsewhere(path: Path) -> bool:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
+    except OSError:  # nothing there, a link, or not ours to open
+        return _is_open_by_name(path)
     try:
+        # whoever opens the file in this moment breaks the lease: SIGIO would end this process
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except BlockingIOError:
@@ -218,6 +222,14 @@ def is_open_elsewhere(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _is_open_by_name(path: Path) -> bool:
+    try:
+        info = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(info.st_mode) and _is_open_by_proc(info)
 
 
 def _is_open_by_proc(wanted: os.stat_result) -> bool:
@@ -256,21 +268,58 @@ def allocated(path: Path) -> int:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory tree of our own, modes of 0000 and all; links are never followed."""
+    """Remove a file or a directory tree of our own, modes of 0000 and all, however long its paths.
+
+    Links are never followed. Raises OSError EBUSY, before anything is removed, when a filesystem
+    is mounted there or in it: what lies in that is not ours.
+    """
+    refuse_mounts(path)
     try:
-        info = path.lstat()
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        _remove(path.name, parent)
+    finally:
+        os.close(parent)
+
+
+def _remove(name: str, parent: int) -> None:
+    try:
+        info = os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(info.st_mode):
-        path.unlink()
+        os.unlink(name, dir_fd=parent)
         return
     if stat.S_IMODE(info.st_mode) & 0o700 != 0o700:
-        path.chmod(0o700)
-    with os.scandir(path) as found:
-        entries = list(found)
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            remove_tree(Path(entry.path))
-        else:
-            Path(entry.path).unlink()
-    path.rmdir()
+        os.chmod(name, 0o700, dir_fd=parent)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    directory = os.open(name, flags, dir_fd=parent)
+    try:
+        for entry in os.listdir(directory):  # noqa: PTH208 - of a descriptor
+            _remove(entry, directory)
+    finally:
+        os.close(directory)
+    os.rmdir(name, dir_fd=parent)
+
+
+def refuse_mounts(path: Path) -> None:
+    """Raise OSError EBUSY when a filesystem is mounted at or below a path."""
+    if mount := _mount_in(path):
+        raise OSError(errno.EBUSY, "a filesystem is mounted there", mount)
+
+
+def _mount_in(path: Path) -> str | None:
+    """The first mount point at or below a path; bind mounts of the same filesystem count."""
+    whole = os.fsencode(path.parent.resolve() / path.name)
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        # blanks and the like are octal escapes there: proc_pid_mountinfo(5)
+        point = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), line.split()[4])
+        if point == whole or point.startswith(whole + b"/"):
+            return os.fsdecode(point)
+    return None

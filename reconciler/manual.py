@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler.errors import Code, HostError
+from reconciler.manifest import damage
 from reconciler.model import Record
 from reconciler.notes import EVERY, Notes, Suspension
 from reconciler.observe import record_of
@@ -138,7 +139,7 @@ def _verified(store: Store, record: Record) -> Verified:
     if manifest is None or manifest.id != record.id:
         problems = {"manifest.json": "is missing or damaged"}
     else:
-        problems = store.damaged_files(path, manifest)
+        problems = damage(path, manifest)
     return Verified(record.name, record.id, path, problems)
 
 
@@ -147,7 +148,7 @@ def _newest_whole(store: Store, record: Record) -> tuple[str, tuple[str, ...]]:
     for image_id in record.previous:
         path = store.artifact(image_id)
         manifest = store.manifest(path)
-        if manifest and manifest.id == image_id and not store.damaged_files(path, manifest):
+        if manifest and manifest.id == image_id and not damage(path, manifest):
             return image_id, tuple(i for i in record.previous if i != image_id)
     raise _nothing_earlier(record.name)
 

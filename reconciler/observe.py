@@ -8,23 +8,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reconciler.collection import Holding, Kind
+from reconciler.collection import Holding, Kind, References
 from reconciler.config.load import Config
-from reconciler.errors import BangerError
-from reconciler.files import allocated, is_open_elsewhere
+from reconciler.errors import REPORT, BangerError, Code, HostError
+from reconciler.files import allocated, host_error
 from reconciler.guest.assets import assets_digest
 from reconciler.kernel.store import KernelStore
-from reconciler.model import DesiredImage, ImageSpec, KernelTriple, Record, Stage
+from reconciler.manifest import ROOTFS, Manifest, damage, digest_like
+from reconciler.model import (
+    DesiredImage,
+    Fingerprint,
+    ImageSpec,
+    KernelTriple,
+    Record,
+    Stage,
+    printable,
+)
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.source import Sources
 from reconciler.parallel import in_threads
 from reconciler.plan import Artifact, Held, Observed, Unresolved, Wanted
 from reconciler.records import Contents
 from reconciler.stages import flatten, resolve
-from reconciler.store import ROOTFS, Manifest, Store, digest_like
+from reconciler.store import Store, is_open
 
 _RESOLVERS = 8
 """Images that are resolved at a time: this waits for registries, not for processors."""
@@ -61,6 +71,12 @@ class Surveyor:
             guest = assets_digest(spec.platform) if spec.guest else None
         except BangerError as error:
             return Unresolved(spec, stage, error)
+        except OSError as error:
+            return Unresolved(spec, stage, host_error(f"{stage.value} failed", error))
+        except Exception as error:  # one image's bug must not take the others down
+            brief = f"an unexpected {type(error).__name__}: {printable(str(error))}"
+            wrapped = HostError(brief, code=Code.INTERNAL, resolution=REPORT, retryable=False)
+            return Unresolved(spec, stage, wrapped)
         return DesiredImage(spec, pinned, kernel, guest, vsock_port)
 
     def _identify(self, spec: ImageSpec) -> KernelTriple | None:
@@ -75,7 +91,9 @@ class Surveyor:
             found = {r.name: r for r in self.recovered_records() if r.name not in records}
             records, recovered = records | found, frozenset(found)
         pinned = [image for image in wanted if isinstance(image, DesiredImage)]
-        artifacts = self._artifacts(records, pinned)
+        artifacts, seen = self._artifacts(records, pinned)
+        links = self.store.names()
+        wrong = (r for r in records.values() if links.get(r.name) != r.id)
         building = [i for i in pinned if not (i.id in artifacts and artifacts[i.id].whole)]
         return Observed(
             records=records,
@@ -84,26 +102,36 @@ class Surveyor:
             trees=frozenset(i.keys.flatten for i in building if self._tree_is_whole(i)),
             blobs=frozenset(self._cached(building)),
             recovered=recovered,
+            mislinked=frozenset(r.name for r in wrong if r.id in artifacts),
+            refreshed=tuple(
+                replace(r, fingerprints=seen[r.id])
+                for r in records.values()
+                if seen.get(r.id, r.fingerprints) != r.fingerprints and artifacts[r.id].whole
+            ),
         )
 
     # -- artifacts ------------------------------------------------------------------------------
 
     def _artifacts(
         self, records: dict[str, Record], pinned: list[DesiredImage]
-    ) -> dict[str, Artifact]:
+    ) -> tuple[dict[str, Artifact], dict[str, dict[str, Fingerprint]]]:
+        """The artifacts by id, and what those with a record looked like just before."""
         found: dict[str, Artifact] = {}
+        looks: dict[str, dict[str, Fingerprint]] = {}
         for record in records.values():
-            if record.id not in found and (artifact := self._recorded(record)):
-                found[record.id] = artifact
-        for image in pinned:
-            if image.id not in found and (artifact := self.read_back(image.id)):
-                found[image.id] = artifact
-        return found
+            if record.id in found:
+                continue
+            seen = self.store.fingerprints(self.store.artifact(record.id))
+            if artifact := self._recorded(record, seen):
+                found[record.id], looks[record.id] = artifact, seen
+        for image_id in {image.id for image in pinned} - found.keys():
+            if artifact := self.read_back(image_id):
+                found[image_id] = artifact
+        return found, looks
 
-    def _recorded(self, record: Record) -> Artifact | None:
+    def _recorded(self, record: Record, seen: dict[str, Fingerprint]) -> Artifact | None:
         """An artifact with a record: by its fingerprints, or read back when they have changed."""
         directory = self.store.artifact(record.id)
-        seen = self.store.fingerprints(directory)
         if seen and seen == record.fingerprints:
             return Artifact(record.id, record.keys.rootfs, record.keys.kernel)
         artifact = self.read_back(record.id)
@@ -117,7 +145,7 @@ class Surveyor:
         manifest = self.store.manifest(directory)
         if manifest is None or manifest.id != image_id:
             return None
-        problems = self.store.damaged_files(directory, manifest)
+        problems = damage(directory, manifest)
         rootfs_key, kernel_key = manifest.keys.rootfs, manifest.keys.kernel
         if not problems:
             return Artifact(image_id, rootfs_key, kernel_key)
@@ -142,17 +170,18 @@ class Surveyor:
     def _proven(self, image: DesiredImage) -> frozenset[Stage]:
         staging = self.store.staging(image.id)
         manifest = self.store.manifest(staging)
-        if manifest and manifest.id == image.id and not self.store.damaged_files(staging, manifest):
+        if manifest and manifest.id == image.id and not damage(staging, manifest):
             return frozenset((Stage.GUEST, Stage.KERNEL))
         proof = self.store.read_journal(image.id).get(Stage.GUEST)
         rootfs = staging / ROOTFS
-        if proof and rootfs.is_file() and digest_like(rootfs, proof) == proof:
-            return frozenset((Stage.GUEST,))
+        with suppress(OSError):  # what cannot be read is not proven
+            if proof and rootfs.is_file() and digest_like(rootfs, proof) == proof:
+                return frozenset((Stage.GUEST,))
         return frozenset()
 
     def _tree_is_whole(self, image: DesiredImage) -> bool:
         scratch = self.store.scratch_for(image.keys.flatten)
-        return scratch.is_dir() and flatten.is_whole(image, scratch)
+        return self.store.owns_scratch() and scratch.is_dir() and flatten.is_whole(image, scratch)
 
     def _cached(self, building: list[DesiredImage]) -> Iterator[str]:
         for layer in {layer for image in building for layer in image.pinned.layers}:
@@ -163,27 +192,45 @@ class Surveyor:
 
     def recovered_records(self) -> list[Record]:
         """Records read from the manifests beside the artifacts, for a database that was lost."""
-        found = []
-        for name, image_id in self.store.names().items():
-            manifest = self.store.manifest(self.store.artifact(image_id))
-            if manifest and manifest.id == image_id:
-                found.append(record_of(name, manifest))
-        return found
+        links = {n: i for n, i in self.store.names().items() if not n.startswith(".")}
+        manifests = {
+            i: self.store.manifest(self.store.artifact(i)) for i in self.store.artifact_ids()
+        }
+        known = {i: m for i, m in manifests.items() if m and m.id == i}
+        earlier: dict[str, list[str]] = {}
+        for image_id in sorted(known.keys() - set(links.values()), key=self._written, reverse=True):
+            earlier.setdefault(known[image_id].ref, []).append(image_id)
+        return [
+            record_of(name, known[image_id], tuple(earlier.get(known[image_id].ref, ())))
+            for name, image_id in links.items()
+            if image_id in known
+        ]
 
-    def holdings(self) -> Iterator[Holding]:
-        """Everything on disk that the collector decides about; links are never followed."""
+    def _written(self, image_id: str) -> int:
+        seen = self.store.fingerprints(self.store.artifact(image_id))
+        return max((mtime for _, mtime, _ in seen.values()), default=0)
+
+    def holdings(self, stays: References) -> Iterator[Holding]:
+        """Everything on disk that the collector decides about; links are never followed.
+
+        What stays anyway is not looked into, so that a pass over a thousand images is cheap.
+        """
         store, now = self.store, time.time()
+        for name in store.names():  # first, so that none is left pointing at nothing
+            yield _holding(Kind.LINK, name, store.by_name / name, now)
         for image_id in store.artifact_ids():
             path = store.artifact(image_id)
-            yield _holding(Kind.ARTIFACT, image_id, path, now, in_use=store.in_use(image_id))
+            if image_id in stays.artifacts:
+                yield Holding(Kind.ARTIFACT, image_id, path, 0.0, 0)
+            else:
+                yield _holding(Kind.ARTIFACT, image_id, path, now, in_use=is_open(path))
         for image_id in store.staging_ids():
             path = store.staging(image_id)
-            in_use = is_open_elsewhere(path / ROOTFS)
-            yield _holding(Kind.STAGING, image_id, path, now, in_use=in_use)
-        for path in sorted(store.scratch.iterdir()) if store.scratch.is_dir() else ():
+            yield _holding(Kind.STAGING, image_id, path, now, in_use=is_open(path))
+        for path in store.strangers():
+            yield Holding(Kind.STRANGER, path.name, path, 0.0, 0)
+        for path in store.half_made():
             yield _holding(Kind.SCRATCH, path.name, path, now)
-        for name in store.names():
-            yield _holding(Kind.LINK, name, store.by_name / name, now)
         for digest, path, size, mtime in self.blobs.listing():
             yield Holding(Kind.BLOB, digest, path, _age(now, mtime / 1e9), size)
         for path, size, mtime in self.blobs.leftovers():
@@ -202,8 +249,11 @@ def _age(now: float, mtime: float) -> float:
     return max(0.0, now - mtime)  # a clock that was set back makes nothing older
 
 
-def record_of(name: str, manifest: Manifest) -> Record:
-    """The record that a manifest can tell by itself; times and protection are lost."""
+def record_of(name: str, manifest: Manifest, previous: tuple[str, ...] = ()) -> Record:
+    """The record that a manifest can tell by itself; times and protection are lost.
+
+    previous: ids of artifacts of the same reference that no name stands for.
+    """
     never = "1970-01-01T00:00:00Z"
     return Record(
         name=name,
@@ -217,5 +267,6 @@ def record_of(name: str, manifest: Manifest) -> Record:
         updated_at=never,
         kernel=manifest.kernel,
         blobs=manifest.blobs,
+        previous=previous,
         not_carried=manifest.not_carried,
     )

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from reconciler.durations import parse_duration
-from reconciler.errors import ConfigError
+from reconciler.errors import ConfigError, HostError
 from reconciler.wishes import Wishes
 
 Verb = Callable[..., Any]
@@ -69,7 +69,11 @@ def _directory(variable: str, systemd: str, xdg: str, home: str) -> Path:
         return Path(given.split(":", 1)[0])
     if shared := os.environ.get(xdg):
         return Path(shared) / "banger"
-    return Path.home() / home / "banger"
+    try:
+        return Path.home() / home / "banger"
+    except RuntimeError:  # neither HOME nor an entry in the user database
+        brief = f"no directory is known: neither ${variable} nor $HOME is set"
+        raise HostError(brief, resolution="Set HOME, or give both directories.") from None
 
 
 def state_directory() -> Path:

@@ -14,18 +14,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from reconciler.errors import BangerError, Code, HostError
+from reconciler.errors import BangerError, Code
 from reconciler.files import clone_file, host_error, host_errors, sparse_digest
 from reconciler.kernel.store import KernelStore
+from reconciler.manifest import ROOTFS
 from reconciler.model import DesiredImage, Emit, ImageSpec, Stage
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.layers import LayerMismatch
+from reconciler.oci.limits import DEFAULTS, Limits
 from reconciler.oci.source import Sources
 from reconciler.plan import ImagePlan
 from reconciler.records import Records
 from reconciler.room import Feed, Interrupted, Room
 from reconciler.stages import ext4, flatten, guest, kernel, ownership, publish, pull, record
-from reconciler.store import ROOTFS, Store
+from reconciler.store import Store, is_open
 from reconciler.tools import Tools
 from reconciler.wishes import never
 
@@ -45,6 +47,7 @@ class Services:
     give_up: Callable[[ImageSpec], str] = never
     timeout: float = math.inf
     """Seconds for one image."""
+    limits: Limits = DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +128,13 @@ def build(image: DesiredImage, services: Services, progress: Progress) -> None:
 
 def _clean(image: DesiredImage, room: Room, error: BangerError) -> None:
     """Give the space back; a whole rootfs whose kernel could not be fetched is worth keeping."""
-    room.store.remove(room.scratch)
     rootfs_is_whole = Stage.GUEST in room.store.read_journal(image.id)
-    if not (rootfs_is_whole and error.retryable and error.code is not Code.DISK_FULL):
-        room.store.remove(room.staging)
+    keep = rootfs_is_whole and error.retryable and error.code is not Code.DISK_FULL
+    for path in (room.scratch,) if keep or is_open(room.staging) else (room.scratch, room.staging):
+        try:
+            room.store.remove(path)
+        except BangerError as also:  # what failed first is what the operator has to know
+            room.emit("stage.progress", image=image.spec.name, stage="", note=also.brief)
 
 
 def _room(plan: ImagePlan, image: DesiredImage, services: Services) -> Room:
@@ -148,6 +154,7 @@ def _room(plan: ImagePlan, image: DesiredImage, services: Services) -> Room:
         cancelled=services.cancelled,
         give_up=lambda: services.give_up(image.spec),
         deadline=time.monotonic() + services.timeout,
+        limits=services.limits,
     )
 
 
@@ -165,11 +172,14 @@ def _run(
 
 def _rootfs(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage]) -> None:
     """Bring the finished rootfs.ext4 into staging: built, cloned, or found there whole."""
-    with host_errors("the staging directory cannot be made"):
-        room.staging.mkdir(exist_ok=True)
-    if progress.plan.clone_from:
-        _clone(image, room, progress.plan.clone_from)
-    elif Stage.EXT4 in runs:
+    room.store.prepare_staging(image.id)
+    donor = progress.plan.clone_from
+    if donor and _clone(image, room, donor):
+        return
+    if donor:  # the image that was to publish it has failed: that is no reason to fail, too
+        runs = {Stage.PULL, Stage.FLATTEN, Stage.EXT4, Stage.OWNERSHIP}
+        runs |= {Stage.GUEST} if image.spec.guest else set()
+    if Stage.EXT4 in runs:
         room.store.write_journal(image.id, {})  # what is in staging proves nothing from here on
         room.tools.require()
         _tree(image, room, progress, runs)
@@ -179,21 +189,31 @@ def _rootfs(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage
             _run(Stage.GUEST, guest.run, image, room, progress)
         _note_rootfs(image, room, sparse_digest(room.rootfs))
     else:
-        room.not_carried.extend(
-            room.store.read_journal(image.id).get("not_carried", "").splitlines()
-        )
+        _take_up(image, room)
 
 
-def _clone(image: DesiredImage, room: Room, donor: str) -> None:
+def _take_up(image: DesiredImage, room: Room) -> None:
+    """Go on with the rootfs of an interrupted build: what it could not carry was noted."""
+    manifest = room.store.manifest(room.staging)  # written last: then the journal may be gone
+    if manifest:
+        room.not_carried.extend(manifest.not_carried)
+    else:
+        noted = room.store.read_journal(image.id).get("not_carried", "")
+        room.not_carried.extend(noted.splitlines())
+
+
+def _clone(image: DesiredImage, room: Room, donor: str) -> bool:
+    """Clone the rootfs of an artifact; False when there is no such artifact."""
     source = room.store.artifact(donor)
     manifest = room.store.manifest(source)
-    if manifest is None:
-        raise HostError(f"the artifact {donor} whose filesystem this image shares is not there")
+    if manifest is None or ROOTFS not in manifest.files:
+        return False
     with host_errors("the rootfs cannot be cloned"):
         room.rootfs.unlink(missing_ok=True)
         clone_file(source / ROOTFS, room.rootfs)
     room.not_carried.extend(manifest.not_carried)
     _note_rootfs(image, room, manifest.files[ROOTFS].digest)
+    return True
 
 
 def _note_rootfs(image: DesiredImage, room: Room, digest: str) -> None:
@@ -208,16 +228,21 @@ def _tree(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage])
 
     A cached blob that turns out to be damaged is put aside and fetched again, once.
     """
+    room.store.prepare_scratch()
     if Stage.FLATTEN not in runs:
         if flatten.load(image, room):
             return
         progress.emit("stage.progress", image=image.spec.name, stage="flatten", note="again")
-    room.store.prepare_scratch()
+    # another program may share the cache, and have collected what this one found there
+    pulling = Stage.PULL in runs or not all(
+        room.blobs.has(layer.blob) for layer in image.pinned.layers
+    )
     try:
-        _pull_and_flatten(image, room, progress, pulling=Stage.PULL in runs)
+        _pull_and_flatten(image, room, progress, pulling=pulling)
     except LayerMismatch as error:
         room.blobs.quarantine(error.blob)
         room.feed = Feed(image.pinned)
+        progress.failed = None
         _pull_and_flatten(image, room, progress, pulling=True)
 
 
@@ -230,10 +255,23 @@ def _pull_and_flatten(
         _run(Stage.FLATTEN, flatten.run, image, room, progress)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="pull") as beside:
-        pulled = beside.submit(_run, Stage.PULL, pull.run, image, room, progress)
+        pulled = beside.submit(_pull, image, room, progress)
         try:
             _run(Stage.FLATTEN, flatten.run, image, room, progress)
-        finally:
-            error = pulled.exception()
-        if error:
+        except BaseException:
+            room.feed.abandoned.set()
+            cause = pulled.exception()
+            if cause and not isinstance(cause, Interrupted):
+                progress.failed = Stage.PULL  # flatten only waited for what did not come
+                raise cause from None
+            raise
+        if error := pulled.exception():
             raise error
+
+
+def _pull(image: DesiredImage, room: Room, progress: Progress) -> None:
+    try:
+        _run(Stage.PULL, pull.run, image, room, progress)
+    except BaseException as error:
+        room.feed.fail(error)  # also when it never began: flatten must not wait for ever
+        raise

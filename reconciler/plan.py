@@ -64,6 +64,8 @@ class Observed:
     trees: flatten keys whose staging tree is still in scratch, proven whole.
     blobs: digests of the layer blobs that are in the cache.
     recovered: names whose records come from manifests, because the database was lost.
+    mislinked: names with a record and an artifact whose link does not lead there.
+    refreshed: records whose artifact was read back and is whole, with its fingerprints of now.
     """
 
     records: Mapping[str, Record] = field(default_factory=dict)
@@ -72,6 +74,8 @@ class Observed:
     trees: frozenset[str] = frozenset()
     blobs: frozenset[str] = frozenset()
     recovered: frozenset[str] = frozenset()
+    mislinked: frozenset[str] = frozenset()
+    refreshed: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,11 @@ def make_plan(wanted: Iterable[Wanted], observed: Observed) -> Plan:
 
 
 def _unresolved(image: Unresolved, record: Record | None) -> ImagePlan:
+    if image.spec.suspend:  # not to be touched: then it need not be found either
+        detail = image.error.brief
+        return ImagePlan(
+            image.spec.name, Action.SUSPEND, Reason.SUSPENDED, record=record, detail=detail
+        )
     action = Action.UPDATE if record else Action.CREATE
     reason = Reason.STAGE_INCOMPLETE if record else Reason.NOT_PRESENT
     step = Step(image.stage, run=True, reason=image.error.brief)
@@ -222,8 +231,9 @@ def _moved_from(
     image: DesiredImage, records: Mapping[str, Record], names: set[str], moved: set[str]
 ) -> Record | None:
     """The record of the same artifact under a name that nobody wants any more."""
+    image_id = image.id
     for old in records.values():
-        if old.id == image.id and old.name not in names and old.name not in moved:
+        if old.id == image_id and old.name not in names and old.name not in moved:
             return old
     return None
 
@@ -235,8 +245,9 @@ def _verdict(
     present: Artifact | None,
 ) -> tuple[Action, Reason]:
     if record is None:
-        referenced = any(other.id == image.id for other in observed.records.values())
-        if present and present.whole and not referenced and image.id in observed.artifacts:
+        image_id = image.id
+        referenced = any(other.id == image_id for other in observed.records.values())
+        if present and present.whole and not referenced and image_id in observed.artifacts:
             return Action.REPAIR, Reason.RECORD_MISSING
         return Action.CREATE, Reason.NOT_PRESENT
     if record.id != image.id:
@@ -245,7 +256,7 @@ def _verdict(
         return Action.REPAIR, Reason.ARTIFACT_MISSING
     if not present.whole:
         return Action.REPAIR, Reason.ARTIFACT_CORRUPT
-    if image.spec.name in observed.recovered:
+    if image.spec.name in observed.recovered | observed.mislinked:
         return Action.REPAIR, Reason.RECORD_MISSING
     return Action.NOOP, Reason.IN_SYNC
 
@@ -272,8 +283,9 @@ def _steps(
     if present and present.whole:
         done = f"artifact {image.id[:12]} is whole"
         return (pinned, *_skip(_BUILDING, done), _record_step(image, observed, action)), None
+    rootfs_key = image.keys.rootfs
     clone_from = next(
-        (a.id for a in available.values() if a.rootfs_key == image.keys.rootfs and a.rootfs_whole),
+        (a.id for a in available.values() if a.rootfs_key == rootfs_key and a.rootfs_whole),
         None,
     )
     rootfs = _rootfs_steps(image, observed, clone_from)
@@ -295,9 +307,11 @@ def _record_step(image: DesiredImage, observed: Observed, action: Action) -> Ste
     record = observed.records.get(image.spec.name)
     if action is not Action.NOOP or record is None:
         return Step(Stage.RECORD, run=True, reason=f"no record of {image.spec.name} stands for it")
-    said = (record.ref, record.protect, record.retain)
-    if said != (image.spec.ref, image.spec.protect, image.spec.retain):
-        return Step(Stage.RECORD, run=True, reason="ref, protect or retain is said differently now")
+    spec = image.spec
+    said = (record.ref, record.kernel, record.protect, record.retain)
+    if said != (spec.ref, spec.kernel_ref, spec.protect, spec.retain):
+        reason = "ref, kernel-ref, protect or retain is said differently now"
+        return Step(Stage.RECORD, run=True, reason=reason)
     return Step(Stage.RECORD, run=False, reason="the record stands for it")
 
 

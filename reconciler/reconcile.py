@@ -20,19 +20,23 @@ from tempfile import TemporaryDirectory
 from reconciler.apply import Collected, Outcome, apply, collect, restore_records
 from reconciler.collection import Ages, plan_collection, references
 from reconciler.config.load import Config
+from reconciler.errors import HostError
 from reconciler.kernel.store import KernelStore
+from reconciler.logins import ask_helper
 from reconciler.model import Action, Emit, Reason, RegistryConfig
 from reconciler.notes import EVERY, Notes
 from reconciler.observe import Surveyor
 from reconciler.oci.blobs import BlobCache, BorrowedBlobs
-from reconciler.oci.source import Sources
+from reconciler.oci.limits import DEFAULTS
+from reconciler.oci.source import TIMEOUT, Sources
 from reconciler.pipeline import Services
 from reconciler.plan import Held, ImagePlan, Plan, make_plan
 from reconciler.prune import prune
 from reconciler.records import Contents, Records
+from reconciler.room import Interrupted
 from reconciler.stages.record import timestamp
 from reconciler.store import Store
-from reconciler.tools import Tools
+from reconciler.tools import Checkpoint, Tools
 from reconciler.wishes import Wishes
 
 
@@ -98,14 +102,15 @@ def reconcile(config: Config, host: Host) -> Pass:
             observed = surveyor.observed(wanted, before)
             plan = _plan(config, wishes, make_plan(wanted, observed), notes, keep=True)
             host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
-            recovered = [observed.records[name] for name in sorted(observed.recovered)]
-            restore_records(services, bool(before.unusable), recovered)
+            restore_records(services, before, observed)
             jobs = wishes.jobs or config.reconcile.jobs
-            outcomes = apply(plan, services, before.failures, jobs, fail_fast=wishes.fail_fast)
-            after = services.records.read()
+            asked = {n: f for n, f in before.failures.items() if wishes.concerns(n)}
+            outcomes = apply(plan, services, asked, jobs, fail_fast=wishes.fail_fast)
+            after = _read_again(services, before)
             collected = Collected()
-            if not wishes.only:
-                collected = _collect(surveyor, services, plan, after, _ages(config), dry_run=False)
+            if not (wishes.only or host.cancelled.is_set()):
+                worse = before if before.unusable or before.damaged else after
+                collected = _collect(surveyor, services, plan, worse, _ages(config), dry_run=False)
     return Pass(
         mode="apply",
         reconcile_id=reconcile_id,
@@ -121,6 +126,14 @@ def reconcile(config: Config, host: Host) -> Pass:
         warnings=_warnings(plan, before, collected),
         generation=host.generation,
     )
+
+
+def _read_again(services: Services, before: Contents) -> Contents:
+    """The records after the work; where a full disk forbids even that, those from before it."""
+    try:
+        return services.records.read()
+    except HostError as error:
+        return replace(before, unusable=error.brief)
 
 
 def preview(config: Config, host: Host) -> Pass:
@@ -240,8 +253,17 @@ def _services(
     blobs = BlobCache(store.oci)
     if aside:
         blobs = BorrowedBlobs(blobs, aside)
-    offline, read_only = host.wishes.offline, aside is not None
-    with Sources(registries, blobs, host.emit, offline=offline, read_only=read_only) as sources:
+    limits = config.limits if config else DEFAULTS
+    with Sources(
+        registries,
+        blobs,
+        host.emit,
+        offline=host.wishes.offline,
+        read_only=aside is not None,
+        ask=partial(ask_helper, checkpoint=_checkpoint(host.cancelled)),
+        limits=limits,
+        timeout=config.reconcile.timeout if config else TIMEOUT,
+    ) as sources:
         yield Services(
             store=store,
             records=Records(store.database),
@@ -253,6 +275,7 @@ def _services(
             cancelled=host.cancelled,
             give_up=host.wishes.give_up,
             timeout=_timeout(config, host.wishes),
+            limits=limits,
         )
 
 
@@ -261,6 +284,14 @@ def _timeout(config: Config | None, wishes: Wishes) -> float:
     if wishes.timeout is not None:
         return wishes.timeout
     return config.reconcile.timeout if config else math.inf
+
+
+def _checkpoint(cancelled: threading.Event) -> Checkpoint:
+    def checkpoint() -> None:
+        if cancelled.is_set():
+            raise Interrupted("the pass was interrupted")
+
+    return checkpoint
 
 
 def _surveyor(services: Services) -> Surveyor:
@@ -281,13 +312,14 @@ def _collect(
     dry_run: bool,
 ) -> Collected:
     """Collect, unless the records cannot be read: then nothing is known to be garbage."""
-    known = services.store.database.exists() or services.store.names()
+    links = services.store.names()
+    known = services.store.database.exists() or links or services.store.artifact_ids()
     if known and (contents.unusable or contents.damaged):
-        return Collected(errors=("nothing is collected: the records cannot be read",))
+        return Collected(errors=("nothing is collected: the records could not be read",))
     specs = [image.desired.spec for image in plan.images if image.desired] if plan else []
     documents = services.sources.documents(specs)
-    stays = references(contents.records.values(), plan, documents)
-    found = plan_collection(surveyor.holdings(), stays, ages)
+    stays = references(contents.records.values(), plan, documents, links)
+    found = plan_collection(surveyor.holdings(stays), stays, ages)
     if not dry_run:
         return collect(found, services.store, services.emit)
     freed = sum(removal.holding.bytes for removal in found.remove)

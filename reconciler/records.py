@@ -12,18 +12,21 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from reconciler.errors import Code, HostError
-from reconciler.model import Failure, Record
+from reconciler.ext4.imagefile import disk_is_full
+from reconciler.model import Failure, Record, printable
 
 SCHEMA_VERSION = 1
 _BUSY_SECONDS = 10.0
 _READ_TRIES = 3
+Row = TypeVar("Row", Record, Failure)
 _record = TypeAdapter(Record)
 _failure = TypeAdapter(Failure)
 
@@ -61,7 +64,7 @@ class Records:
         return self._read(immutable=False)
 
     def _read(self, *, immutable: bool) -> Contents:
-        if not self._path.exists():
+        if self._stamp()[1] == 0:  # empty: its first writer was killed before the first commit
             return Contents(unusable="there is no database yet")
         # Without a WAL file everything is in the main file, and "immutable" reads that without
         # making one; `read` looks again when a writer came by meanwhile.
@@ -71,7 +74,10 @@ class Records:
             with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as database:
                 return self._contents(database)
         except sqlite3.DatabaseError as error:
-            return Contents(unusable=f"{self._path.name} is damaged: {error}")
+            if _is_damage(error):
+                return Contents(unusable=f"{self._path.name} is damaged: {error}")
+            # busy, forbidden, out of descriptors: what is in it may be in perfect order
+            raise _state_error(self._path, error, "read") from error
 
     def _stamp(self) -> tuple[int, int, bool]:
         try:
@@ -82,26 +88,17 @@ class Records:
 
     def _contents(self, database: sqlite3.Connection) -> Contents:
         self._check_version(database)
+        database.text_factory = lambda raw: raw.decode("utf-8", "replace")
         damaged: list[str] = []
-
-        def rows(table: str) -> Iterator[tuple[str, str]]:
-            query = f"SELECT name, document, sha256 FROM {table} ORDER BY name"  # noqa: S608
-            for name, document, digest in database.execute(query):
-                if _sha256(document) == digest:
-                    yield name, document
-                else:
-                    damaged.append(f"the row of {name} in {table} is damaged")
-
-        try:
-            records = {name: _record.validate_json(text) for name, text in rows("records")}
-            failures = {name: _failure.validate_json(text) for name, text in rows("failures")}
-        except ValidationError as error:
-            return Contents(unusable=f"{self._path.name} holds a row of another kind: {error}")
+        records = {r.name: r for r in _rows(database, "records", _record, damaged)}
+        failures = {f.name: f for f in _rows(database, "failures", _failure, damaged)}
         return Contents(records, failures, tuple(damaged))
 
-    def save(self, record: Record) -> None:
-        """Write one record and clear its failure, in one commit."""
+    def save(self, record: Record, *, instead_of: str | None = None) -> None:
+        """Write one record and clear its failure, in one commit; another name goes with it."""
         with self._writer() as database:
+            for table in ("records", "failures") if instead_of else ():
+                database.execute(f"DELETE FROM {table} WHERE name = ?", (instead_of,))  # noqa: S608
             _put(database, "records", record.name, _record.dump_json(record).decode())
             database.execute("DELETE FROM failures WHERE name = ?", (record.name,))
 
@@ -120,6 +117,19 @@ class Records:
         """The name is well again."""
         with self._writer() as database:
             database.execute("DELETE FROM failures WHERE name = ?", (name,))
+
+    def drop_damaged(self) -> None:
+        """Remove the rows that cannot be read: what could be told again has been."""
+        with self._writer() as database:
+            database.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            for table in ("records", "failures"):
+                bad: list[int] = []
+                if table == "records":
+                    list(_rows(database, table, _record, [], bad))
+                else:
+                    list(_rows(database, table, _failure, [], bad))
+                rows = [(row,) for row in bad]
+                database.executemany(f"DELETE FROM {table} WHERE rowid = ?", rows)  # noqa: S608
 
     def set_aside(self) -> Path:
         """Move an unusable database out of the way, keeping it for a look. Returns where it is."""
@@ -155,6 +165,39 @@ class Records:
             )
 
 
+def _rows(
+    database: sqlite3.Connection,
+    table: str,
+    kind: TypeAdapter[Row],
+    damaged: list[str],
+    bad: list[int] | None = None,
+) -> Iterator[Row]:
+    """The rows that are whole; of the others, words go to `damaged` and row numbers to `bad`.
+
+    Any bit of a row may have flipped: also one of its name, or one that makes text another type.
+    """
+    query = f"SELECT rowid, name, document, sha256 FROM {table} NOT INDEXED"  # noqa: S608
+    found = []
+    for number, name, document, digest in database.execute(query):
+        if isinstance(document, str) and _sha256(document) == digest:
+            with suppress(ValidationError):
+                row = kind.validate_json(document)
+                if row.name == name:
+                    found.append(row)
+                    continue
+        damaged.append(f"the row of {printable(str(name), 80)} in {table} is damaged")
+        if bad is not None:
+            bad.append(number)
+    yield from sorted(found, key=lambda row: row.name)
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """True for what no waiting and no permission would mend: the file is no database of ours."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    no_such_table = code == sqlite3.SQLITE_ERROR
+    return no_such_table or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 def _put(database: sqlite3.Connection, table: str, name: str, document: str) -> None:
     statement = f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)"  # noqa: S608
     database.execute(statement, (name, document, _sha256(document)))
@@ -164,12 +207,16 @@ def _sha256(document: str) -> str:
     return hashlib.sha256(document.encode()).hexdigest()
 
 
-def _state_error(path: Path, error: sqlite3.DatabaseError) -> HostError:
+def _state_error(path: Path, error: sqlite3.DatabaseError, done: str = "written") -> HostError:
     text = str(error)
-    if "full" in text:
-        return HostError(f"no space to write {path}", code=Code.DISK_FULL)
+    if "full" in text or ("I/O" in text and disk_is_full(path)):
+        return HostError(
+            f"no space to write {path}",
+            code=Code.DISK_FULL,
+            resolution="Free space there, then run again.",
+        )
     if "readonly" in text or "read-only" in text or "unable to open" in text:
         return HostError(
-            f"{path} cannot be written: {text}", code=Code.NOT_PERMITTED, retryable=False
+            f"{path} cannot be {done}: {text}", code=Code.NOT_PERMITTED, retryable=False
         )
-    return HostError(f"{path} cannot be written: {text}", code=Code.STATE_INVALID)
+    return HostError(f"{path} cannot be {done}: {text}", code=Code.STATE_INVALID)

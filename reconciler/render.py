@@ -92,6 +92,8 @@ def show_status(document: Document, console: Console) -> None:
         console.print(table)
     else:
         console.print("no images yet")
+    for warning in document["warnings"]:
+        console.print(Text(f"warning: {warning}", "yellow"))
     errors = [e | {"image": i["name"]} for i in document["images"] if (e := i["error"])]
     _show_errors(errors, console)
 

@@ -93,18 +93,20 @@ def image_document(result: Pass, plan: ImagePlan, outcome: Outcome | None) -> Do
     """One image of a pass; without an outcome, what was planned for it."""
     record = result.after.records.get(plan.name, plan.record)
     failure = result.after.failures.get(plan.name)
-    error = (
-        outcome.error if outcome else plan.unresolved and plan.unresolved.error
-    ) or plan.refused
-    image_id = plan.id or (record.id if record else None)
+    error = outcome.error if outcome else plan.unresolved and plan.unresolved.error
+    error = error or plan.refused
+    image_id = record.id if record else plan.id
+    if result.mode == "plan" and plan.runs:
+        image_id = plan.id or image_id
+    stands = record or (result.mode == "plan" and plan.desired and plan.runs)
     desired = plan.desired
     return {
         "name": plan.name,
         "ref": _spec_ref(plan),
         "resolved_digest": desired.pinned.digest if desired else record and record.digest,
         "id": image_id,
-        "path": str(result.store.artifact(image_id)) if image_id else None,
-        "by_name": str(result.store.by_name / plan.name) if image_id else None,
+        "path": str(result.store.artifact(image_id)) if image_id and stands else None,
+        "by_name": str(result.store.by_name / plan.name) if image_id and stands else None,
         "action": plan.action.value,
         "reason": plan.reason.value,
         "detail": plan.detail,

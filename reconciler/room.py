@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.errors import BangerError, Code, HostError
 from reconciler.model import DesiredImage, Emit, PinnedImage, Record
+from reconciler.oci.limits import DEFAULTS, Limits
 
 if TYPE_CHECKING:
     from reconciler.kernel.store import KernelStore
@@ -43,6 +44,8 @@ class Feed:
         self._blobs: dict[str, Future[Path]] = {
             layer.blob.digest: Future() for layer in image.layers
         }
+        self.abandoned = threading.Event()
+        """Flatten has failed: nobody takes what is still on its way."""
 
     def put(self, digest: str, path: Path) -> None:
         """Pull has verified this blob; it lies at `path`. Layers may share a blob."""
@@ -85,6 +88,8 @@ class Room:
     """Why this build is of no use any more; empty while it is."""
     deadline: float = math.inf
     """When the image has to be done, on the monotonic clock."""
+    limits: Limits = DEFAULTS
+    """What the image may ask for."""
     tree: Tree | None = None
     """The merged tree: flatten sets it; after a resumed flatten `stages.flatten.load` does."""
     not_carried: list[str] = field(default_factory=list)

@@ -24,60 +24,34 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from reconciler.errors import Busy, Code, HostError
 from reconciler.files import (
-    file_digest,
     host_errors,
     is_open_elsewhere,
+    refuse_mounts,
     remove_tree,
     rename_exchange,
     rename_new,
-    sparse_digest,
     switch_link,
     sync_directory,
     sync_file,
     write_durably,
 )
-from reconciler.model import Fingerprint, StageKeys
+from reconciler.manifest import INITRD, KERNEL, MANIFEST, MODULES, ROOTFS, Manifest
+from reconciler.model import Fingerprint
 
-ROOTFS, KERNEL, INITRD, MODULES = "rootfs.ext4", "kernel", "initrd.img", "modules"
+JOURNAL, STAGING_SUFFIX = "journal.json", ".staging"
 _LOCK_STEP = 0.2
 """Seconds between two tries to take the lock."""
-MANIFEST, JOURNAL, STAGING_SUFFIX = "manifest.json", "journal.json", ".staging"
-
-
-class FileEntry(BaseModel):
-    """One file of an artifact, as its manifest lists it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    size: int
-    digest: str
-
-
-class Manifest(BaseModel):
-    """`manifest.json`: what an artifact is made of, enough to write its record again."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    schema_version: int = 1
-    id: str
-    ref: str
-    digest: str
-    platform: str
-    size: int
-    keys: StageKeys
-    kernel: str | None = None
-    cmdline: str = ""
-    modules: str | None = None
-    blobs: tuple[str, ...] = ()
-    not_carried: tuple[str, ...] = ()
-    files: dict[str, FileEntry]
+_CONTENTS = (ROOTFS, KERNEL, INITRD, MODULES, MANIFEST, JOURNAL)
 
 
 class Store:
@@ -113,10 +87,9 @@ class Store:
 
     def prepare_scratch(self) -> None:
         """Make the scratch directory: private, ours, and no one else's trap in a shared /tmp."""
-        with host_errors("the scratch directory cannot be used"):
-            self.scratch_owner.mkdir(mode=0o700, parents=True, exist_ok=True)
-            info = self.scratch_owner.lstat()
-            if info.st_uid != os.getuid() or info.st_mode & 0o077:
+        with host_errors("TMPDIR cannot be used"):
+            self.scratch_owner.mkdir(mode=0o700, exist_ok=True)
+            if not self.owns_scratch():
                 raise HostError(
                     f"{self.scratch_owner} belongs to somebody else or is open to others",
                     code=Code.NOT_PERMITTED,
@@ -124,6 +97,15 @@ class Store:
                     retryable=False,
                 )
             self.scratch.mkdir(mode=0o700, exist_ok=True)
+
+    def owns_scratch(self) -> bool:
+        """True when the scratch directory is there and nobody else could have put things in it."""
+        try:
+            info = self.scratch_owner.lstat()
+        except OSError:
+            return False
+        private = not info.st_mode & 0o077
+        return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and private
 
     @contextmanager
     def writer(
@@ -173,20 +155,37 @@ class Store:
         return [name.removesuffix(STAGING_SUFFIX) for name in found]
 
     def _image_entries(self) -> list[Path]:
-        try:
-            entries = sorted(self.images.iterdir())
-        except FileNotFoundError:
-            return []
-        return [p for p in entries if _is_id(p.name.removesuffix(STAGING_SUFFIX))]
+        return [p for p in self._listed() if _is_id(p.name.removesuffix(STAGING_SUFFIX))]
+
+    def _listed(self) -> list[Path]:
+        with host_errors("the state directory cannot be read"):
+            try:
+                return sorted(self.images.iterdir())
+            except FileNotFoundError:
+                return []
+
+    def strangers(self) -> list[Path]:
+        """What lies in images/ and is nothing of ours: nobody reads or removes it."""
+        ours = {self.by_name.name, "lost+found"}
+        named = (p for p in self._listed() if not _is_id(p.name.removesuffix(STAGING_SUFFIX)))
+        return [path for path in named if path.name not in ours]
+
+    def half_made(self) -> list[Path]:
+        """What unfinished work left outside images/: trees in scratch, kernels on their way."""
+        trees = (
+            list(self.scratch.iterdir()) if self.owns_scratch() and self.scratch.is_dir() else []
+        )
+        kernels = self.kernels.glob(".*.staging") if self.kernels.is_dir() else ()
+        return sorted([*trees, *kernels])
 
     def names(self) -> dict[str, str]:
         """name -> id, as the by-name links say it."""
-        try:
-            links = [link for link in self.by_name.iterdir() if link.is_symlink()]
-        except FileNotFoundError:
-            return {}
-        targets = {link.name: link.readlink().name for link in links}
-        return {name: target for name, target in sorted(targets.items()) if _is_id(target)}
+        found = {}
+        with host_errors("the links of the names cannot be read"), suppress(FileNotFoundError):
+            for link in sorted(self.by_name.iterdir()):
+                with suppress(OSError):  # no link, or gone meanwhile
+                    found[link.name] = link.readlink().name
+        return {name: target for name, target in found.items() if _is_id(target)}
 
     # -- artifacts ------------------------------------------------------------------------------
 
@@ -209,18 +208,9 @@ class Store:
             found[name] = (size, info.st_mtime_ns, info.st_ino)
         return found
 
-    def damaged_files(self, directory: Path, manifest: Manifest) -> dict[str, str]:
-        """Read every file back: name -> what is wrong with it. Empty means whole."""
-        return {
-            name: problem
-            for name, entry in manifest.files.items()
-            if (problem := _file_problem(directory / name, entry))
-        }
-
     def in_use(self, image_id: str) -> bool:
         """True when a process has a file of this artifact open."""
-        directory = self.artifact(image_id)
-        return any(is_open_elsewhere(directory / name) for name in (ROOTFS, KERNEL, INITRD))
+        return is_open(self.artifact(image_id))
 
     def publish(self, image_id: str, manifest: Manifest) -> None:
         """Turn staging into the artifact: sync, one rename, sync. An older one is swapped out.
@@ -230,6 +220,8 @@ class Store:
         """
         staging, final = self.staging(image_id), self.artifact(image_id)
         with host_errors(f"publishing {final} failed"):
+            for path in set(staging.iterdir()) - {staging / name for name in _CONTENTS}:
+                remove_tree(path)  # what a killed writer left
             for name in (ROOTFS, KERNEL, INITRD):
                 if (staging / name).exists():
                     (staging / name).chmod(0o444)
@@ -256,6 +248,29 @@ class Store:
             (self.by_name / name).unlink(missing_ok=True)
             sync_directory(self.by_name)
 
+    def retire(self, image_id: str) -> None:
+        """Remove an artifact so that its name never stands for half of one.
+
+        Raises HostError, BUSY when somebody has opened it since it was looked at.
+        """
+        staging, final = self.staging(image_id), self.artifact(image_id)
+        if is_open(staging) or is_open(final):
+            raise HostError(f"{final} is kept: it was opened just now", code=Code.BUSY)
+        self.remove(staging)
+        with host_errors(f"{final} cannot be removed"):
+            refuse_mounts(final)
+            rename_new(final, staging)
+            sync_directory(self.images)
+        self.remove(staging)
+
+    def prepare_staging(self, image_id: str) -> None:
+        """Make the staging directory of an id; what is there and is none gives way."""
+        staging = self.staging(image_id)
+        if staging.is_symlink() or not staging.is_dir():
+            self.remove(staging)
+        with host_errors("the staging directory cannot be made"):
+            staging.mkdir(exist_ok=True)
+
     def remove(self, path: Path) -> None:
         """Remove one object of ours below images/, scratch or the cache."""
         with host_errors(f"{path} cannot be removed"):
@@ -280,28 +295,13 @@ class Store:
             write_durably(self.staging(image_id) / JOURNAL, text.encode())
 
 
+def is_open(directory: Path) -> bool:
+    """True when a process has a file of this artifact or staging directory open."""
+    return any(is_open_elsewhere(directory / name) for name in (ROOTFS, KERNEL, INITRD))
+
+
 def _is_id(name: str) -> bool:
     return len(name) == 32 and all(c in "0123456789abcdef" for c in name)
-
-
-def _file_problem(path: Path, entry: FileEntry) -> str | None:
-    try:
-        info = path.lstat()
-        if not path.is_file() or path.is_symlink():
-            return "is no regular file"
-        if info.st_size != entry.size:
-            return f"has {info.st_size} bytes instead of {entry.size}"
-        digest = digest_like(path, entry.digest)
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return None if digest == entry.digest else "has other content than was published"
-
-
-def digest_like(path: Path, known: str) -> str:
-    """The digest of a file, in the same form as `known`: sparse or plain."""
-    return sparse_digest(path) if known.startswith("sha256-4m:") else file_digest(path)
 
 
 def _locked(lock: int) -> bool:

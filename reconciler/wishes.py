@@ -36,3 +36,7 @@ class Wishes:
     prune: bool | None = None
     allow_empty: bool = False
     give_up: Callable[[ImageSpec], str] = never
+
+    def concerns(self, name: str) -> bool:
+        """Whether the run looks at this name at all."""
+        return not self.only or name in self.only

@@ -33,13 +33,15 @@ prune collection
 plan
 events
 records store
+manifest
 kernel.*
 guest.*
+logins
 tools ext4.*
 config.*
 oci.*
 files parallel
-sizes durations
+sizes durations streams
 wishes
 model
 errors
@@ -48,7 +50,7 @@ __init__
 
 OWNERS = {
     "subprocess": {"tools"},
-    "httpx": {"oci.registry"},
+    "httpx": {"oci.web"},
     "tomli": {"config.load"},
     "sqlite3": {"records"},
     "watchfiles": {"watch"},

@@ -15,6 +15,7 @@ from reconciler.oci.documents import (
     parse_json,
     pin,
 )
+from reconciler.oci.limits import DEFAULTS
 
 AMD64 = Platform("linux", "amd64")
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -145,8 +146,8 @@ def test_carriers_that_say_nothing_else(carrier: str) -> None:
 
 
 def test_too_many_layers_name_the_limit() -> None:
-    layers = [descriptor(GZIP)] * (documents.MAX_LAYERS + 1)
-    with pytest.raises(ImageError, match=str(documents.MAX_LAYERS)) as caught:
+    layers = [descriptor(GZIP)] * (DEFAULTS.layers + 1)
+    with pytest.raises(ImageError, match=str(DEFAULTS.layers)) as caught:
         parse_document(json.dumps(manifest(layers=layers)).encode(), "", "x")
     assert caught.value.code is Code.LIMIT_EXCEEDED
 

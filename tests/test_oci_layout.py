@@ -140,8 +140,3 @@ def test_indexes_within_indexes_end(tmp_path: Path, sources: Sources) -> None:
             assert sources.resolve(spec(f"oci:{layout}")).layers
         else:
             assert "nested" in refused(sources, f"oci:{layout}").brief
-
-
-@pytest.mark.parametrize("scheme", ["oci-archive", "docker-archive"])
-def test_archives_say_what_to_do(sources: Sources, scheme: str) -> None:
-    assert "skopeo copy" in refused(sources, f"{scheme}:/srv/x.tar").resolution

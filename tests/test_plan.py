@@ -60,6 +60,7 @@ def record(image: DesiredImage, name: str | None = None) -> Record:
         keys=image.keys,
         created_at="2026-01-01T00:00:00Z",
         updated_at="2026-01-01T00:00:00Z",
+        kernel=image.spec.kernel_ref,
     )
 
 
@@ -223,6 +224,26 @@ TABLE = [
         "NotPresent",
         FROM_PULL.replace("kernel ", ""),
     ),
+    (
+        "the link of a name leads elsewhere, after a crash or a hand",
+        WEB,
+        seen(WEB, mislinked=frozenset(("web",))),
+        "repair",
+        "RecordMissing",
+        "record",
+    ),
+    (
+        "the same kernel under another name",
+        replace(
+            spec(WEB, kernel_ref="newer"),
+            kernel=replace(WEB.kernel or KernelTriple("", ""), name="newer"),
+        ),
+        seen(WEB),
+        "noop",
+        "InSync",
+        "record",
+    ),
+    ("suspended and never built", spec(WEB, suspend=True), Observed(), "suspend", "Suspended", ""),
     ("suspended", spec(WEB, suspend=True), seen(WEB), "suspend", "Suspended", ""),
 ]
 
@@ -289,6 +310,34 @@ def test_an_unresolved_image_fails_alone() -> None:
     first, second = make_plan([down, WEB], seen(WEB)).images
     assert first.unresolved is down
     assert second.action is Action.NOOP
+
+
+def test_a_suspended_image_that_cannot_be_found_is_no_failure() -> None:
+    error = RemoteError("no answer", code=Code.REGISTRY_UNAVAILABLE)
+    down = Unresolved(spec(WEB, suspend=True).spec, Stage.RESOLVE, error)
+    (plan,) = make_plan([down], seen(WEB)).images
+    assert (plan.action, plan.unresolved, plan.runs) == (Action.SUSPEND, None, ())
+
+
+def test_two_names_that_swap_images_only_need_records() -> None:
+    db = replace(spec(WEB, name="db"), pinned=pinned("b", "13"))
+    there = Observed(
+        {"web": record(WEB), "db": record(db)},
+        {WEB.id: artifact(WEB), db.id: artifact(db)},
+        blobs=CACHED,
+    )
+    swapped = spec(db, name="web"), spec(WEB, name="db")
+    plans = make_plan(swapped, there).images
+    assert [(p.name, p.action, " ".join(p.runs)) for p in plans] == [
+        ("web", Action.UPDATE, "record"),
+        ("db", Action.UPDATE, "record"),
+    ]
+
+
+def test_a_name_that_moves_and_changes_size_is_new_and_the_old_one_an_orphan() -> None:
+    web, old = make_plan([spec(BIGGER, name="www")], seen(WEB)).images
+    assert (web.action, web.taken_over) == (Action.CREATE, None)
+    assert (old.name, old.action) == ("web", Action.ORPHAN)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 
 from reconciler.errors import Busy, Code, HostError
 from reconciler.files import sparse_digest
+from reconciler.manifest import ROOTFS, FileEntry, Manifest, damage
 from reconciler.model import StageKeys
-from reconciler.store import JOURNAL, ROOTFS, FileEntry, Manifest, Store
+from reconciler.store import JOURNAL, Store
 
 ID = "0123456789abcdef" * 2
 
@@ -49,7 +50,7 @@ def test_publish_leaves_a_whole_artifact_and_no_staging(store: Store) -> None:
     final = store.artifact(ID)
     assert sorted(p.name for p in final.iterdir()) == ["manifest.json", ROOTFS]
     assert store.manifest(final) == manifest
-    assert store.damaged_files(final, manifest) == {}
+    assert damage(final, manifest) == {}
     assert (store.artifact_ids(), store.staging_ids()) == ([ID], [])
 
 
@@ -111,7 +112,7 @@ def test_damage_is_found_and_named(store: Store, harm: object, word: str) -> Non
     manifest = stage(store)
     store.publish(ID, manifest)
     harm(store.artifact(ID) / ROOTFS)  # type: ignore[operator]
-    assert word in store.damaged_files(store.artifact(ID), manifest)[ROOTFS]
+    assert word in damage(store.artifact(ID), manifest)[ROOTFS]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"id": 1}', "\xff"])

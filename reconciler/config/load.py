@@ -21,6 +21,7 @@ from reconciler.config.file import decode, invalid, read_bytes
 from reconciler.config.problems import Problem, report, schema_problems, toml_value
 from reconciler.errors import BangerError, ConfigError
 from reconciler.model import FileSource, ImageSpec, KernelEntry, RegistryConfig, printable
+from reconciler.oci.limits import DEFAULTS, Limits
 from reconciler.oci.reference import LOCAL_SCHEMES, default_name, parse_reference
 
 
@@ -87,6 +88,7 @@ class Config:
     prune: PruneSettings
     gc: GcSettings
     guest: GuestSettings
+    limits: Limits = DEFAULTS
 
 
 def load(path: Path) -> Config:
@@ -245,6 +247,7 @@ def _config(tables: schema.Document, base: Path, label: Path, sha256: str) -> Co
         ),
         gc=GcSettings(tables.gc.staging_min_age, tables.gc.blob_min_age),
         guest=GuestSettings(tables.guest.vsock_port),
+        limits=Limits(**tables.limits.model_dump()),
     )
 
 

@@ -26,6 +26,7 @@ from reconciler.config.problems import toml_value
 from reconciler.durations import parse_duration
 from reconciler.errors import BangerError
 from reconciler.model import Platform, printable
+from reconciler.oci.limits import DEFAULTS
 from reconciler.oci.reference import parse_reference
 from reconciler.sizes import format_size, parse_size
 
@@ -60,6 +61,16 @@ def read_size(value: object) -> int | None:
         near = f"{format_size(down)} or {format_size(down + BLOCK)}" if down else "4KiB"
         raise ValueError(f'"{value}" is not a multiple of 4KiB, the block size; near it: {near}')
     return size
+
+
+def read_bytes(value: object) -> int:
+    """A number of bytes from text with a suffix; a bare number would mean MiB, which is a trap."""
+    if not isinstance(value, str) or value.strip().isdigit():
+        raise ValueError(f'must be a size such as "64MiB", not {toml_value(value)}')
+    try:
+        return parse_size(value)
+    except BangerError as error:
+        raise ValueError(_advice(error)) from error
 
 
 def read_duration(value: object) -> float:
@@ -146,6 +157,7 @@ _LIMIT_SCHEMA = {
 _PLATFORM_SCHEMA = {"type": "string", "pattern": "^linux/[a-z0-9]+(/[a-z0-9]+)?$"}
 
 Size = Annotated[int | None, PlainValidator(read_size), WithJsonSchema(_SIZE_SCHEMA)]
+Bytes = Annotated[int, PlainValidator(read_bytes), WithJsonSchema(_SIZE_SCHEMA)]
 Duration = Annotated[float, PlainValidator(read_duration), WithJsonSchema(_DURATION_SCHEMA)]
 Limit = Annotated[int | str, PlainValidator(read_limit), WithJsonSchema(_LIMIT_SCHEMA)]
 PlatformText = Annotated[
@@ -247,6 +259,17 @@ class Guest(Table):
     vsock_port: int = Field(default=42070, ge=1, le=2**32 - 2)  # 2**32 - 1 is VMADDR_PORT_ANY
 
 
+class Limits(Table):
+    """[limits]: what one image may ask for; `oci.limits` holds the defaults and their meaning."""
+
+    layer_bytes: Bytes = DEFAULTS.layer_bytes
+    entries: int = Field(default=DEFAULTS.entries, ge=1)
+    pax_bytes: Bytes = DEFAULTS.pax_bytes
+    layers: int = Field(default=DEFAULTS.layers, ge=1)
+    document_bytes: Bytes = DEFAULTS.document_bytes
+    archive_entries: int = Field(default=DEFAULTS.archive_entries, ge=1)
+
+
 class Source(Table):
     """Where a kernel file comes from."""
 
@@ -344,6 +367,7 @@ class Document(Table):
     prune: Prune = Prune()
     gc: Gc = Gc()
     guest: Guest = Guest()
+    limits: Limits = Limits()
     kernel: list[Kernel] = []
     registry: list[Registry] = []
     image: list[Image] = []

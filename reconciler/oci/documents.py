@@ -16,14 +16,12 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
 
-from reconciler.errors import Code, ImageError
+from reconciler.errors import ImageError
 from reconciler.model import Descriptor, Layer, PinnedImage, Platform, canonical, printable
+from reconciler.oci.limits import DEFAULTS, Limits, exceeded
 from reconciler.oci.reference import check_digest
 
-DOCUMENT_LIMIT = 4 << 20
-"""Bytes of an index, a manifest or a config: what registries must accept ("Pushing Manifests")."""
 MAX_DEPTH = 64
-MAX_LAYERS = 1000
 MAX_INTEGER_DIGITS = 19
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -174,7 +172,9 @@ def parse_json(raw: bytes, what: str) -> Any:
     return value
 
 
-def parse_document(raw: bytes, media_type: str, what: str) -> Index | Manifest:
+def parse_document(
+    raw: bytes, media_type: str, what: str, limits: Limits = DEFAULTS
+) -> Index | Manifest:
     """An index or a manifest, told by its fields; `media_type` is what its carrier called it.
 
     Raises ImageError when carrier, `mediaType` and fields disagree, and for other artifacts.
@@ -194,7 +194,7 @@ def parse_document(raw: bytes, media_type: str, what: str) -> Index | Manifest:
     if not claims <= (INDEX_TYPES if is_index else MANIFEST_TYPES):
         kind = "an index" if is_index else "a manifest"
         raise ImageError(f"{what} is {kind} called {printable(claims.pop(), 80)!r}")
-    return _index(body) if is_index else _manifest(body, what)
+    return _index(body) if is_index else _manifest(body, what, limits)
 
 
 def parse_config(raw: bytes, what: str) -> ImageConfig:
@@ -252,15 +252,14 @@ def _entry(child: _Descriptor) -> Entry:
     return Entry(_descriptor(child), platform, notes.get(_REF_NAME), attestation)
 
 
-def _manifest(body: _Manifest, what: str) -> Manifest:
+def _manifest(body: _Manifest, what: str, limits: Limits) -> Manifest:
     if body.config is None or body.layers is None:
         raise ImageError(f"{what} has no config or no layers")
     if body.config.media_type not in CONFIG_TYPES:
         kind = printable(body.config.media_type, 80)
         raise ImageError(f"{what} is no container image: its config is {kind!r}")
-    if len(body.layers) > MAX_LAYERS:
-        brief = f"{what} has {len(body.layers)} layers, the limit is {MAX_LAYERS}"
-        raise ImageError(brief, code=Code.LIMIT_EXCEEDED)
+    if len(body.layers) > limits.layers:
+        raise exceeded("layers", limits.layers, f"{what}: {len(body.layers)} layers")
     for layer in body.layers:
         _check_layer(layer, what)
     layers = tuple(_descriptor(layer) for layer in body.layers)

@@ -13,8 +13,8 @@ from typing import BinaryIO
 from reconciler.errors import Code, RemoteError
 from reconciler.files import host_errors, sync_directory
 from reconciler.model import printable
-from reconciler.oci.registry import Web
 from reconciler.oci.retry import Note, retrying
+from reconciler.oci.web import Web
 
 DOWNLOAD_LIMIT = 4 << 30
 """Bytes: no kernel, initrd or modules archive comes near."""

@@ -1,7 +1,7 @@
-"""OCI image layouts: directories that hold images as files (image specification, "Image Layout").
+"""OCI image layouts: what `oci:DIR` and `oci-archive:FILE` name (image specification, "Layout").
 
-What `oci:DIR[:TAG]` names. Only reads; `oci.source` copies what it needs into the blob cache,
-verified, so that the rest of the program sees one kind of source.
+Only reads; `oci.source` copies what it needs into the blob cache, verified, so that the rest of the
+program sees one kind of source. A layout lies in a directory or in an archive (`oci.archive`).
 """
 
 from __future__ import annotations
@@ -11,22 +11,50 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from reconciler.errors import Code, HostError, ImageError
 from reconciler.model import Descriptor, printable
 from reconciler.oci.blobs import CHUNK
-from reconciler.oci.documents import DOCUMENT_LIMIT, Entry, Index, parse_document, parse_json
+from reconciler.oci.documents import Entry, Index, parse_document, parse_json
+from reconciler.oci.limits import Limits, exceeded
 from reconciler.oci.reference import Reference, check_digest
 
 _LISTED = 20
 
 
-class Layout:
-    """One layout directory."""
+class Files(Protocol):
+    """Files by a relative path, out of a directory or an archive."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    @property
+    def name(self) -> str:
+        """What errors call the whole, safe to print."""
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """The content of one file. Raises ImageError: not-found, or when it is no file."""
+
+
+class Directory:
+    """Files of a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.name = printable(str(path))
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """The content of one file. Raises ImageError, HostError."""
+        with open_regular(self._path / path) as handle:
+            while chunk := handle.read(CHUNK):
+                yield chunk
+
+
+class Layout:
+    """One layout. scheme: of the references that name it, for messages."""
+
+    def __init__(self, files: Files, scheme: str, limits: Limits) -> None:
+        self._files = files
+        self._scheme = scheme
+        self._limits = limits
 
     def entries(self, ref: Reference) -> tuple[Entry, ...]:
         """What the reference can mean: one entry, or one for each platform.
@@ -50,48 +78,58 @@ class Layout:
     def chunks(self, descriptor: Descriptor) -> Iterator[bytes]:
         """The bytes of one blob, not verified. Raises ImageError when it is not there."""
         algorithm, _, encoded = check_digest(descriptor.digest).partition(":")
-        with self._open(self.directory / "blobs" / algorithm / encoded) as handle:
-            while chunk := handle.read(CHUNK):
-                yield chunk
+        return self._files.chunks(f"blobs/{algorithm}/{encoded}")
 
     def _index(self) -> Index:
-        name = f"OCI layout {self.directory}"
-        marker = parse_json(self._small("oci-layout"), f"{name}/oci-layout")
+        name = f"OCI layout {self._files.name}"
+        raw = small_file(self._files, "oci-layout", self._limits)
+        marker = parse_json(raw, f"{name}/oci-layout")
         version = marker.get("imageLayoutVersion") if isinstance(marker, dict) else None
         if not isinstance(version, str) or not version.startswith("1."):
             raise ImageError(f"{name} has a version that is not supported")
-        index = parse_document(self._small("index.json"), "", f"{name}/index.json")
+        raw = small_file(self._files, "index.json", self._limits)
+        index = parse_document(raw, "", f"{name}/index.json")
         if not isinstance(index, Index):
             raise ImageError(f"{name}/index.json is no index")
         return index
 
-    def _small(self, name: str) -> bytes:
-        with self._open(self.directory / name) as handle:
-            raw = handle.read(DOCUMENT_LIMIT + 1)
-        if len(raw) > DOCUMENT_LIMIT:
-            brief = f"{self.directory / name} is larger than {DOCUMENT_LIMIT} bytes"
-            raise ImageError(brief, code=Code.LIMIT_EXCEEDED)
-        return raw
-
-    @contextmanager
-    def _open(self, path: Path) -> Iterator[BinaryIO]:
-        """A regular file, read; anything else (a FIFO would wait for ever) is not opened."""
-        try:
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise ImageError(f"{path} is no regular file")
-            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                yield file
-        except (FileNotFoundError, NotADirectoryError):
-            brief = f"OCI layout {self.directory}: {path} is not there"
-            raise ImageError(brief, code=Code.NOT_FOUND) from None
-        except OSError as error:
-            raise HostError(f"{path} cannot be read: {error.strerror}") from error
-
     def _no_tag(self, problem: str, index: Index) -> ImageError:
-        tags = sorted({printable(entry.name, 100) for entry in index.entries if entry.name})
-        listed = ", ".join(tags[:_LISTED]) + (", ..." if len(tags) > _LISTED else "")
+        tags = {entry.name for entry in index.entries if entry.name}
         return ImageError(
-            f"OCI layout {self.directory} {problem}; its tags are: {listed or 'none'}",
+            f"OCI layout {self._files.name} {problem}; its tags are: {listed(tags)}",
             code=Code.NOT_FOUND,
-            resolution=f"Write oci:{self.directory}:TAG with one of its tags.",
+            resolution=f"Write {self._scheme}:{self._files.name}:TAG with one of its tags.",
         )
+
+
+def listed(tags: set[str]) -> str:
+    """Some tags of a local source, for a message."""
+    shown = sorted(printable(tag, 100) for tag in tags)
+    return ", ".join(shown[:_LISTED]) + (", ..." if len(shown) > _LISTED else "") or "none"
+
+
+def small_file(files: Files, path: str, limits: Limits) -> bytes:
+    """A whole document. Raises ImageError: limit-exceeded, and what `Files.chunks` raises."""
+    raw = b""
+    for chunk in files.chunks(path):
+        raw += chunk
+        if len(raw) > limits.document_bytes:
+            what = f"{files.name}: {printable(path)}"
+            raise exceeded("document_bytes", limits.document_bytes, what)
+    return raw
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, unbuffered; anything else (a FIFO would wait for ever) is not opened."""
+    shown = printable(str(path))
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ImageError(f"{shown} is no regular file")
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(number, "rb", buffering=0) as file:
+            yield file
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(f"{shown} is not there", code=Code.NOT_FOUND) from None
+    except OSError as error:
+        raise HostError(f"{shown} cannot be read: {error.strerror}") from error

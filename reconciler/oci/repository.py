@@ -6,6 +6,7 @@ has one of these for the origin and for each mirror of it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,9 +14,11 @@ from reconciler.errors import BangerError, Code, RemoteError
 from reconciler.model import Descriptor
 from reconciler.oci.blobs import Claim
 from reconciler.oci.documents import ACCEPT
+from reconciler.oci.limits import Limits
 from reconciler.oci.reference import check_digest
-from reconciler.oci.registry import Body, Registry
+from reconciler.oci.registry import Registry
 from reconciler.oci.retry import Note, retrying
+from reconciler.oci.web import Body
 
 Progress = Callable[[int], None]
 """Called with the bytes there so far, also while waiting; it may raise to give up."""
@@ -28,6 +31,9 @@ class Repository:
     registry: Registry
     name: str
     note: Note
+    limits: Limits
+    timeout: float
+    """Seconds for one blob, all attempts together."""
 
     def manifest(self, reference: str) -> tuple[bytes, str]:
         """The bytes of a manifest or index by tag or digest, not verified, and their media type."""
@@ -45,12 +51,27 @@ class Repository:
         return retrying(self.note, _nothing, _zero)(self._document, descriptor)
 
     def blob(self, claim: Claim, progress: Progress) -> None:
-        """Fill the claim. Attempts that bring bytes are not counted."""
+        """Fill the claim. Attempts that bring bytes are not counted, but the time is."""
+        end = time.monotonic() + self.timeout
+
+        def going_on(done: int) -> None:
+            progress(done)
+            if time.monotonic() > end:
+                raise self._out_of_time(claim)
 
         def waiting() -> None:
-            progress(claim.offset)
+            going_on(claim.offset)
 
-        retrying(self.note, waiting, lambda: claim.offset)(self._blob, claim, progress)
+        attempt = retrying(self.note, waiting, lambda: claim.offset, self.timeout)
+        attempt(self._blob, claim, going_on)
+
+    def _out_of_time(self, claim: Claim) -> RemoteError:
+        digest, size = claim.descriptor.digest, claim.descriptor.size
+        came = f"{claim.offset} of {size} bytes came in {self.timeout:g} s"
+        return RemoteError(
+            f"{self._called(digest)}: {came}",
+            resolution="Try again: what came stays. Or raise `timeout` of [reconcile].",
+        )
 
     def _manifest(self, reference: str) -> tuple[bytes, str]:
         with self.registry.request(self.name, f"manifests/{reference}", {"Accept": ACCEPT}) as body:
@@ -60,7 +81,7 @@ class Repository:
             if "html" in media_type:
                 brief = f"{self._called(reference)}: {body.host} answers with a web page"
                 raise RemoteError(brief, code=Code.REGISTRY_INVALID)
-            return body.small(), media_type
+            return body.small(self.limits.document_bytes, "document_bytes"), media_type
 
     def _digest(self, tag: str) -> str | None:
         with self.registry.request(
@@ -78,7 +99,7 @@ class Repository:
             self.name, f"blobs/{check_digest(descriptor.digest)}", {}
         ) as body:
             body.check(self._called(descriptor.digest), missing="no such blob")
-            return body.small()
+            return body.small(self.limits.document_bytes, "document_bytes")
 
     def _blob(self, claim: Claim, progress: Progress) -> None:
         size = claim.descriptor.size

@@ -6,12 +6,19 @@ which the error's `retry_after` goes. `oci.repository` and `oci.download` wrap t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
 from tenacity.stop import stop_base
 
 from reconciler.errors import RemoteError
@@ -43,11 +50,17 @@ class NoProgress(stop_base):
         return self._since >= ATTEMPTS
 
 
-def retrying(note: Note, waiting: Callable[[], None], measure: Callable[[], int]) -> Retrying:
+def retrying(
+    note: Note,
+    waiting: Callable[[], None],
+    measure: Callable[[], int],
+    total: float = math.inf,
+) -> Retrying:
     """A tenacity controller: call it with the function to try.
 
     waiting: called several times a second while it waits; may raise to give up.
     measure: bytes there so far; attempts that add some are not counted.
+    total: seconds after which no other attempt begins.
     """
 
     def tell(state: RetryCallState) -> None:
@@ -57,7 +70,7 @@ def retrying(note: Note, waiting: Callable[[], None], measure: Callable[[], int]
 
     return Retrying(
         retry=retry_if_exception(_worth_it),
-        stop=NoProgress(measure),
+        stop=NoProgress(measure) | stop_after_delay(total),
         wait=_wait,
         sleep=lambda seconds: _sleep(seconds, waiting),
         before_sleep=tell,

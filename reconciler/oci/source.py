@@ -1,4 +1,4 @@
-"""Where images come from: one front for registries, mirrors and layouts.
+"""Where images come from: one front for registries, mirrors, layouts and archives.
 
 `stages.resolve` pins an image with it, `stages.pull` fetches blobs, `stages.kernel` downloads
 files. Everything lands in the blob cache, verified by size and digest, before anybody reads it;
@@ -23,7 +23,6 @@ from reconciler.oci.auth import Ask, Keyring
 from reconciler.oci.blobs import BlobCache, Claim
 from reconciler.oci.documents import (
     CONFIG_TYPES,
-    DOCUMENT_LIMIT,
     Index,
     Manifest,
     choose,
@@ -32,14 +31,17 @@ from reconciler.oci.documents import (
     pin,
 )
 from reconciler.oci.download import download
-from reconciler.oci.layout import Layout
+from reconciler.oci.limits import DEFAULTS, Limits, exceeded
+from reconciler.oci.local import LocalImages, LocalSource
 from reconciler.oci.reference import Reference, parse_reference
-from reconciler.oci.registry import Registry, Web
+from reconciler.oci.registry import Registry
 from reconciler.oci.repository import Progress, Repository
 from reconciler.oci.tags import TagMemory
+from reconciler.oci.web import Web
 
 MAX_NESTING = 4
 """Indexes within indexes."""
+TIMEOUT = 1800.0
 MIRROR_REST = 60.0
 """Seconds for which a mirror that is not available is not asked again."""
 
@@ -50,7 +52,8 @@ class Sources:
     """All sources of a configuration; safe to share between threads, closes connections on exit.
 
     offline: no request leaves. read_only: what tags stand for is not remembered. ask: runs
-    credential helpers, see `oci.auth.Ask`.
+    credential helpers, see `oci.auth.Ask`. limits: what documents and archives may ask for.
+    timeout: seconds for one blob, as `timeout` of [reconcile] is for one image.
     """
 
     def __init__(
@@ -62,12 +65,17 @@ class Sources:
         offline: bool = False,
         read_only: bool = False,
         ask: Ask | None = None,
+        limits: Limits = DEFAULTS,
+        timeout: float = TIMEOUT,
     ) -> None:
         self._configured = {entry.host: entry for entry in registries}
         self._blobs = blobs
         self._emit = emit
         self._offline = offline
         self._read_only = read_only
+        self._limits = limits
+        self._timeout = timeout
+        self._local = LocalImages(limits)
         self._tags = TagMemory(blobs.tags)
         self._web = Web(registries)
         self._keyring = Keyring(registries, os.environ, ask)
@@ -147,7 +155,7 @@ class Sources:
     def _top(self, ref: Reference, spec: ImageSpec) -> Descriptor:
         """The index or manifest that the reference stands for now."""
         if ref.path:
-            entries = _layout(ref).entries(ref)
+            entries = self._local.open(ref).entries(ref)
             return choose(entries, spec.platform, printable(ref.text)).descriptor
         known = self._known(ref)
         if known and (ref.digest or self._offline or spec.pull == "never"):
@@ -173,7 +181,8 @@ class Sources:
         """Down from the top through indexes to the manifest for the platform."""
         what = printable(ref.text)
         for _ in range(MAX_NESTING):
-            body = parse_document(self._document(ref, spec, top), top.media_type, what)
+            raw = self._document(ref, spec, top)
+            body = parse_document(raw, top.media_type, what, self._limits)
             if not isinstance(body, Index):
                 return top, body
             top = choose(body.entries, spec.platform, what).descriptor
@@ -181,19 +190,20 @@ class Sources:
 
     def _document(self, ref: Reference, spec: ImageSpec, descriptor: Descriptor) -> bytes:
         """A small document, out of the cache when it is intact there."""
-        if descriptor.size > DOCUMENT_LIMIT:
-            brief = f"{printable(ref.text)}: {descriptor.digest} is over {DOCUMENT_LIMIT} bytes"
-            raise ImageError(brief, code=Code.LIMIT_EXCEEDED)
+        limit = self._limits.document_bytes
+        if descriptor.size > limit:
+            what = f"{printable(ref.text)}: {descriptor.digest}"
+            raise exceeded("document_bytes", limit, what)
         if self._blobs.has(descriptor):
             # a damaged one is out of the way after this, and fetched again
             with suppress(ImageError):
-                return self._blobs.read(descriptor, DOCUMENT_LIMIT)
+                return self._blobs.read(descriptor, limit)
         if ref.path:
-            self._blobs.ingest(descriptor, _layout(ref).chunks(descriptor))
+            self._blobs.ingest(descriptor, self._local.open(ref).chunks(descriptor))
         else:
             self._demand_online(spec, f"{descriptor.digest} of {printable(ref.text)}")
             self._try(ref, partial(self._get_document, descriptor))
-        return self._blobs.read(descriptor, DOCUMENT_LIMIT)
+        return self._blobs.read(descriptor, limit)
 
     def _get_document(self, descriptor: Descriptor, at: Repository) -> Descriptor:
         if descriptor.media_type in CONFIG_TYPES:
@@ -220,7 +230,7 @@ class Sources:
             if claim is None:
                 return
             if ref.path:
-                _copy(_layout(ref), claim, progress)
+                _copy(self._local.open(ref), claim, progress)
                 return
             self._demand_online(spec, f"{descriptor.digest} of {printable(ref.text)}")
             self._try(ref, lambda at: at.blob(claim, progress), origin_only=origin_only)
@@ -250,7 +260,9 @@ class Sources:
             if host not in self._registries:
                 configured = tuple(self._configured.values())
                 self._registries[host] = Registry(host, self._web, self._keyring, configured)
-            return Repository(self._registries[host], name, partial(self._note, host))
+            note = partial(self._note, host)
+            registry = self._registries[host]
+            return Repository(registry, name, note, self._limits, self._timeout)
 
     def _demand_online(self, spec: ImageSpec, what: str) -> None:
         if self._offline:
@@ -269,19 +281,9 @@ class Sources:
         )
 
 
-def _layout(ref: Reference) -> Layout:
-    if ref.scheme != "oci":
-        raise ImageError(
-            f"{printable(ref.text)}: {ref.scheme} sources are not supported yet",
-            code=Code.REFERENCE_INVALID,
-            resolution=f"Convert it with `skopeo copy {printable(ref.text)} oci:DIR:TAG`.",
-        )
-    return Layout(Path(ref.path))
-
-
-def _copy(layout: Layout, claim: Claim, progress: Progress) -> None:
+def _copy(local: LocalSource, claim: Claim, progress: Progress) -> None:
     claim.restart()
-    for chunk in layout.chunks(claim.descriptor):
+    for chunk in local.chunks(claim.descriptor):
         claim.write(chunk)
         progress(claim.offset)
 

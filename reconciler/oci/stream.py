@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from reconciler.errors import ImageError
 
@@ -105,3 +107,31 @@ class Stream:
         while self._more():
             self._pos = len(self._data)
         return zero
+
+
+class SeekingStream(Stream):
+    """A cursor over a file, opened without a buffer: what is skipped is not read."""
+
+    __slots__ = ("_handle", "_size")
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._handle = handle
+        self._size = os.fstat(handle.fileno()).st_size
+        super().__init__(_small_chunks(handle))
+
+    def close(self) -> None:
+        """Skip what is left of the open payload, and its padding."""
+        target = self.offset + self._left + self._pad
+        if target - self._base <= len(self._data):
+            super().close()
+            return
+        if target > self._size:
+            raise ImageError("the tar stream is cut short inside a file")
+        self._handle.seek(target)
+        self._base, self._data, self._pos = target, b"", 0
+        self._left = self._pad = 0
+
+
+def _small_chunks(handle: BinaryIO) -> Iterator[bytes]:
+    while chunk := handle.read(8 * BLOCK):
+        yield chunk

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import BinaryIO
 
 from reconciler.errors import ImageError
 from reconciler.model import printable
@@ -25,7 +27,7 @@ from reconciler.oci.sparse import (
     map_from_payload,
     map_from_records,
 )
-from reconciler.oci.stream import BLOCK, Stream
+from reconciler.oci.stream import BLOCK, SeekingStream, Stream
 
 Payload = Iterator[Piece]
 """The content of an entry in order. Whoever does not read it to its end skips the rest of it."""
@@ -61,12 +63,22 @@ def read_tar(
     Reads `chunks` to their end, whatever the archive says. Raises ImageError, which names the
     entry or the offset (bytes of the uncompressed stream).
     """
-    return _Reader(iter(chunks), limits, serials).entries()
+    return _Reader(Stream(iter(chunks)), limits, serials).entries()
+
+
+def read_headers(handle: BinaryIO, limits: Limits) -> Iterator[tuple[Header, int]]:
+    """The headers of an archive in a file, each with the offset of its content in bytes.
+
+    Contents are skipped by seeking: the cost does not depend on their size. Raises ImageError.
+    """
+    stream = SeekingStream(handle)
+    for header, _ in _Reader(stream, limits, count(1)).entries():
+        yield header, stream.offset
 
 
 class _Reader:
-    def __init__(self, chunks: Iterator[bytes], limits: Limits, serials: Iterator[int]) -> None:
-        self._stream = Stream(chunks)
+    def __init__(self, stream: Stream, limits: Limits, serials: Iterator[int]) -> None:
+        self._stream = stream
         self._limits = limits
         self._serials = serials
         self._globals: Records = {}

@@ -18,7 +18,6 @@ from reconciler.errors import Code, HostError
 from reconciler.files import host_error, remove_tree
 from reconciler.model import DesiredImage
 from reconciler.oci.layers import layer_name, read_layer
-from reconciler.oci.limits import Limits
 from reconciler.oci.merge import Header, Merge, Tree
 from reconciler.oci.tar import Payload
 from reconciler.room import Room
@@ -80,7 +79,7 @@ def _prepare(scratch: Path) -> Path:
 
 
 def _merge(image: DesiredImage, room: Room, data: Path) -> Tree:
-    limits = Limits()
+    limits = room.limits
     merge = Merge(limits)
     serials = count(1)
     progress = _Progress(image, room)

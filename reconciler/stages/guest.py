@@ -79,7 +79,7 @@ def run(image: DesiredImage, room: Room) -> None:
 
 @contextmanager
 def _bench(room: Room, assets: tuple[Asset, ...]) -> Iterator[Bench]:
-    with tempfile.TemporaryDirectory(prefix="banger-guest-") as name:
+    with tempfile.TemporaryDirectory(prefix="guest-", dir=room.scratch) as name:
         for number, asset in enumerate(assets):
             if asset.content is not None:
                 Path(name, str(number)).write_bytes(asset.content)

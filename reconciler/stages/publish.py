@@ -7,9 +7,10 @@ Out: `<images>/<id>` with its manifest. See `store.Store.publish` for the order 
 from __future__ import annotations
 
 from reconciler.files import file_digest, host_errors, sparse_digest
+from reconciler.manifest import INITRD, KERNEL, ROOTFS, FileEntry, Manifest
 from reconciler.model import DesiredImage
 from reconciler.room import Room
-from reconciler.store import INITRD, KERNEL, ROOTFS, FileEntry, Manifest
+from reconciler.store import is_open
 
 
 def run(image: DesiredImage, room: Room) -> None:
@@ -18,7 +19,8 @@ def run(image: DesiredImage, room: Room) -> None:
         manifest = _manifest(image, room)
     room.checkpoint()
     room.store.publish(image.id, manifest)
-    room.store.remove(room.staging)
+    if not is_open(room.staging):  # else a guest runs from what was swapped out: the collector's
+        room.store.remove(room.staging)
 
 
 def _manifest(image: DesiredImage, room: Room) -> Manifest:

@@ -39,7 +39,7 @@ def _fetch(blob: Descriptor, image: DesiredImage, room: Room, failed: threading.
 
     def progress(done: int) -> None:
         room.checkpoint()
-        if failed.is_set():
+        if failed.is_set() or room.feed.abandoned.is_set():
             raise Interrupted("another layer of the image has failed")
         report(done)
 

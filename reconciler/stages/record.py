@@ -16,17 +16,20 @@ def run(image: DesiredImage, room: Room) -> None:
     """Switch the link, then commit the record; a name that was taken over is forgotten after it."""
     record = _record(image, room)
     room.store.switch(record.name, record.id)
-    room.records.save(record)
-    if room.before and room.before.name != record.name:
-        room.records.forget(room.before.name)
-        room.store.unname(room.before.name)
+    old = room.before.name if room.before and room.before.name != record.name else None
+    room.records.save(record, instead_of=old)
+    if old:
+        room.store.unname(old)
 
 
 def _record(image: DesiredImage, room: Room) -> Record:
     directory = room.store.artifact(image.id)
     manifest = room.store.manifest(directory)
     if manifest is None:
-        raise HostError(f"the artifact {directory} has lost its manifest")
+        raise HostError(
+            f"the artifact {image.id} is not there: the image that was to publish it has failed",
+            resolution="Mend that one first.",
+        )
     before, spec, now = room.before, image.spec, timestamp()
     return Record(
         name=spec.name,

@@ -57,10 +57,14 @@ def running_registry(
     password: str = "",
     tls: bool = False,
     names: str = "127.0.0.1",
+    expired: bool = False,
 ) -> Iterator[RunningRegistry]:
-    """Start one, wait until it answers, stop it. `names`: the address its certificate is for."""
+    """Start one, wait until it answers, stop it.
+
+    names, expired: the address its certificate is for, and whether its time is over.
+    """
     root.mkdir(parents=True, exist_ok=True)
-    ca_file = make_certificates(root, names) if tls else None
+    ca_file = make_certificates(root, names, expired=expired) if tls else None
     for _ in range(_TRIES):
         host = f"127.0.0.1:{_free_port()}"
         settings = root / "config.yml"
@@ -79,8 +83,9 @@ def running_registry(
     raise RuntimeError(f"docker-registry does not start: {(root / 'log').read_text()[-2000:]}")
 
 
-def make_certificates(root: Path, name: str, days: int = 2) -> Path:
+def make_certificates(root: Path, name: str, *, expired: bool = False) -> Path:
     """A CA (`ca.pem`, returned) and a server's `cert.pem` and `key.pem` for one IP address."""
+    root.mkdir(parents=True, exist_ok=True)
     ca_key, ca = root / "ca-key.pem", root / "ca.pem"
     new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     _openssl(
@@ -99,9 +104,22 @@ def make_certificates(root: Path, name: str, days: int = 2) -> Path:
     request = root / "request.pem"
     _openssl("req", *new_key, "-keyout", root / "key.pem", "-out", request, "-subj", "/CN=registry")
     (root / "names").write_text(f"subjectAltName=IP:{name}\n")
-    signed = ["-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-extfile", root / "names"]
-    _openssl("x509", "-req", "-in", request, *signed, "-out", root / "cert.pem", "-days", days)
+    _sign(root, request, ca, ca_key, "20200102000000Z" if expired else "20491231000000Z")
     return ca
+
+
+def _sign(root: Path, request: Path, ca: Path, ca_key: Path, end: str) -> None:
+    """Only `openssl ca` makes certificates of the past."""
+    (root / "index.txt").write_text("")
+    settings = root / "ca.cnf"
+    settings.write_text(
+        f"[ca]\ndefault_ca = own\n[own]\ndatabase = {root}/index.txt\nnew_certs_dir = {root}\n"
+        "rand_serial = yes\ndefault_md = sha256\npolicy = any\n[any]\ncommonName = supplied\n"
+    )
+    signed = ["-cert", ca, "-keyfile", ca_key, "-extfile", root / "names", "-in", request]
+    dates = ["-startdate", "20200101000000Z", "-enddate", end]
+    where = ["-batch", "-notext", "-config", settings, "-out", root / "cert.pem"]
+    _openssl("ca", *where, *dates, *signed)
 
 
 def _openssl(*arguments: object) -> None:

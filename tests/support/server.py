@@ -5,11 +5,13 @@ with scripted({"/v2/x/manifests/1": lambda r: r.reply(200, b"...")}) as server: 
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 class Request(BaseHTTPRequestHandler):
@@ -94,9 +96,18 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def scripted(routes: Mapping[str, Route] | None = None) -> Iterator[Script]:
-    """Serve on a free loopback port until the block ends."""
+def scripted(
+    routes: Mapping[str, Route] | None = None, tls: Path | None = None
+) -> Iterator[Script]:
+    """Serve on a free loopback port until the block ends.
+
+    tls: a directory with the `cert.pem` and `key.pem` to speak https with.
+    """
     server = _Server(("127.0.0.1", 0), Request)
+    if tls:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tls / "cert.pem", tls / "key.pem")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     server.script = Script(f"127.0.0.1:{server.server_address[1]}", dict(routes or {}))
     thread = threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
