@@ -49,9 +49,17 @@ class Collected:
 
 
 def apply(
-    plan: Plan, services: Services, failures: dict[str, Failure], jobs: int
+    plan: Plan,
+    services: Services,
+    failures: dict[str, Failure],
+    jobs: int,
+    *,
+    fail_fast: bool = False,
 ) -> tuple[Outcome, ...]:
-    """Do what the plan says, in its order as far as `jobs` allows. Never raises for one image."""
+    """Do what the plan says, in its order as far as `jobs` allows. Never raises for one image.
+
+    fail_fast: after the first failure no other image is begun, and those begun are stopped.
+    """
     for name in failures.keys() - {image.name for image in plan.images}:
         _noting(services, name, partial(services.records.clear_failure, name))  # wanted no more
     groups: dict[str, list[ImagePlan]] = {}
@@ -59,8 +67,14 @@ def apply(
         shared = image.desired.keys.flatten if image.desired else image.name
         groups.setdefault(shared, []).append(image)
 
+    def one(image: ImagePlan) -> Outcome:
+        outcome = _apply_image(image, services, failures.get(image.name))
+        if fail_fast and outcome.error:
+            services.cancelled.set()
+        return outcome
+
     def walk(images: list[ImagePlan]) -> list[Outcome]:
-        return [_apply_image(image, services, failures.get(image.name)) for image in images]
+        return [one(image) for image in images]
 
     walked = in_threads(walk, groups.values(), jobs, "image")
     done = {outcome.plan.name: outcome for group in walked for outcome in group}
@@ -82,9 +96,9 @@ def _apply_image(plan: ImagePlan, services: Services, earlier: Failure | None) -
             retryable=False,
         )
         return _failed(services, progress, wrapped, earlier)
-    if earlier:
+    if earlier and not plan.held:
         _noting(services, plan.name, lambda: services.records.clear_failure(plan.name))
-    if plan.changes:
+    if plan.changes and plan.desired:
         services.emit("image.ready", image=plan.name, digest=_digest(plan))
     return Outcome(plan, progress.results(), changed=plan.changes)
 
@@ -98,8 +112,17 @@ def _branch(plan: ImagePlan, services: Services, progress: Progress) -> None:
                 build(plan.desired, services, progress)
         case Action.ORPHAN:
             services.emit("image.orphaned", image=plan.name, reason=plan.reason.value)
+        case Action.PRUNE:
+            forget(services, plan.name)
         case _:
             pass
+
+
+def forget(services: Services, name: str) -> None:
+    """Let a name stand for nothing; its artifact is the collector's from here on."""
+    services.records.forget(name)
+    services.store.unname(name)
+    services.emit("image.pruned", image=name)
 
 
 def _failed(

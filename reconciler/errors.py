@@ -13,6 +13,7 @@ from enum import StrEnum
 class Code(StrEnum):
     """Stable error codes: the `error.code` of JSON and the `error_code` of log events."""
 
+    USAGE = "usage"
     CONFIG_INVALID = "config-invalid"
     REFERENCE_INVALID = "reference-invalid"
     NOT_FOUND = "not-found"
@@ -36,6 +37,8 @@ class Code(StrEnum):
     STATE_INVALID = "state-invalid"
     BUSY = "busy"
     INTERRUPTED = "interrupted"
+    TIMEOUT = "timeout"
+    PRUNE_BLOCKED = "prune-blocked"
     INTERNAL = "internal"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -19,11 +20,26 @@ import structlog
 from reconciler.model import printable
 
 LEVELS = ("debug", "info", "warning", "error")
-_ERRORS = ("image.failed", "stage.failed", "config.rejected", "image.crashed")
-_WARNINGS = ("records.damaged", "record.failed", "records.restored", "image.orphaned", "retry")
+_ERRORS = (
+    *("image.failed", "stage.failed", "config.rejected", "image.crashed"),
+    *("reconcile.failed", "reconcile.crashed"),
+)
+_WARNINGS = (
+    *("records.damaged", "record.failed", "records.restored", "image.orphaned", "retry"),
+    *("watch.degraded", "backoff.scheduled", "lock.waiting", "metrics.failed"),
+)
 _DEBUG = ("stage.progress",)
 _JOURNAL_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 _CUT = 500
+_SECRETS = (
+    # the user and password of a URL; a token of a header; signed and tokened query strings
+    (re.compile(r"(?<=://)[^/\s@]+@"), "***@"),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{16,}"), r"\1 ***"),
+    (
+        re.compile(r"(?i)([?&](?:[a-z_-]*(?:token|signature|credential|password|sig)))=[^&\s]+"),
+        r"\1=***",
+    ),
+)
 
 Sink = Callable[[str, dict[str, Any]], None]
 
@@ -38,12 +54,20 @@ class Events:
     def __call__(self, event: str, **fields: object) -> None:
         """Send one event to every sink; strings are made printable on the way."""
         safe = {
-            name: printable(value, _CUT) if isinstance(value, str | bytes) else value
+            name: _safe(value) if isinstance(value, str | bytes) else value
             for name, value in {**self._context, **fields}.items()
         }
         for sink in self._sinks:
             with suppress(OSError, ValueError):  # a full disk or a reader that went: no build ends
                 sink(event, safe)
+
+
+def _safe(value: str | bytes) -> str:
+    """Text that may be seen: escaped, without secrets, cut."""
+    text = printable(value, 1 << 20)
+    for secret, shown in _SECRETS:
+        text = secret.sub(shown, text)
+    return printable(text, _CUT)
 
 
 def level_of(event: str) -> str:

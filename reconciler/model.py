@@ -67,9 +67,13 @@ class Reason(StrEnum):
     RECORD_MISSING = "RecordMissing"
     REQUESTED = "Requested"
     REMOVED_FROM_CONFIG = "RemovedFromConfig"
+    PRUNE_BLOCKED_EMPTY = "PruneBlockedEmpty"
+    PRUNE_BLOCKED_LIMIT = "PruneBlockedLimit"
     PROTECTED = "Protected"
     IN_USE = "InUse"
     SUSPENDED = "Suspended"
+    BACKING_OFF = "BackingOff"
+    NOT_SELECTED = "NotSelected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +277,8 @@ class Failure:
     attempts: int
     since: str
     at: str
+    next_retry_at: str | None = None
+    """When the daemon tries again; None when nothing but another run does."""
 
 
 def key(*parts: str | int | None) -> str:

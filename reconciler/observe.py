@@ -7,7 +7,7 @@ whose fingerprints still hold is believed, and only where they do not are bytes 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from reconciler.model import (
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.source import Sources
 from reconciler.parallel import in_threads
-from reconciler.plan import Artifact, Observed, Unresolved
+from reconciler.plan import Artifact, Held, Observed, Unresolved, Wanted
 from reconciler.records import Contents
 from reconciler.stages import flatten, resolve
 from reconciler.store import Store, is_open
@@ -50,11 +50,17 @@ class Surveyor:
     sources: Sources
     kernels: KernelStore
 
-    def wanted(self, config: Config) -> tuple[DesiredImage | Unresolved, ...]:
-        """Pin every wanted image, several at a time; one that cannot be pinned says why."""
+    def wanted(self, config: Config, held: Mapping[str, Held]) -> tuple[Wanted, ...]:
+        """Pin every wanted image, several at a time; one that cannot be pinned says why.
+
+        held: by name, the images that are left alone; nobody is asked about them.
+        """
         port = config.guest.vsock_port
-        pinned = in_threads(lambda s: self._pin(s, port), config.images, _RESOLVERS, "resolve")
-        return tuple(pinned)
+
+        def pin(spec: ImageSpec) -> Wanted:
+            return held.get(spec.name) or self._pin(spec, port)
+
+        return tuple(in_threads(pin, config.images, _RESOLVERS, "resolve"))
 
     def _pin(self, spec: ImageSpec, vsock_port: int) -> DesiredImage | Unresolved:
         stage = Stage.RESOLVE
@@ -79,9 +85,7 @@ class Surveyor:
             return None
         return self.kernels.identify(spec.kernel_ref, spec.platform)
 
-    def observed(
-        self, wanted: tuple[DesiredImage | Unresolved, ...], contents: Contents
-    ) -> Observed:
+    def observed(self, wanted: tuple[Wanted, ...], contents: Contents) -> Observed:
         """Look at the store, as far as the wanted images and the records make it interesting."""
         records, recovered = dict(contents.records), frozenset[str]()
         if contents.unusable or contents.damaged:

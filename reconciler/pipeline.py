@@ -6,6 +6,7 @@ planner; here they only run. resolve has run by then: it is how the image came t
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from reconciler.errors import BangerError, Code
 from reconciler.files import clone_file, host_error, host_errors, sparse_digest
 from reconciler.kernel.store import KernelStore
 from reconciler.manifest import ROOTFS
-from reconciler.model import DesiredImage, Emit, Stage
+from reconciler.model import DesiredImage, Emit, ImageSpec, Stage
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.layers import LayerMismatch
 from reconciler.oci.limits import DEFAULTS, Limits
@@ -29,6 +30,7 @@ from reconciler.room import Feed, Interrupted, Room
 from reconciler.stages import ext4, flatten, guest, kernel, ownership, publish, pull, record
 from reconciler.store import Store, is_open
 from reconciler.tools import Tools
+from reconciler.wishes import never
 
 _Run = Callable[[DesiredImage, Room], None]
 
@@ -45,6 +47,9 @@ class Services:
     tools: Tools
     emit: Emit
     cancelled: threading.Event
+    give_up: Callable[[ImageSpec], str] = never
+    timeout: float = math.inf
+    """Seconds for one image."""
     limits: Limits = DEFAULTS
 
 
@@ -150,6 +155,8 @@ def _room(plan: ImagePlan, image: DesiredImage, services: Services) -> Room:
         feed=Feed(image.pinned),
         before=plan.record or plan.taken_over,
         cancelled=services.cancelled,
+        give_up=lambda: services.give_up(image.spec),
+        deadline=time.monotonic() + services.timeout,
         limits=services.limits,
     )
 

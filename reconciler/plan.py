@@ -23,6 +23,18 @@ class Unresolved:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A wanted image that this pass leaves alone, and why."""
+
+    spec: ImageSpec
+    reason: Reason
+    detail: str = ""
+
+
+Wanted = DesiredImage | Unresolved | Held
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """What is known of one published directory.
 
@@ -88,11 +100,14 @@ class ImagePlan:
     reason: Reason
     desired: DesiredImage | None = None
     unresolved: Unresolved | None = None
+    held: Held | None = None
     record: Record | None = None
     steps: tuple[Step, ...] = ()
     clone_from: str | None = None
     taken_over: Record | None = None
     detail: str = ""
+    refused: BangerError | None = None
+    """Why an orphan that was to be removed is not."""
 
     @property
     def id(self) -> str | None:
@@ -109,9 +124,10 @@ class ImagePlan:
     @property
     def changes(self) -> bool:
         """True when applying this makes something different for the user of the image."""
-        return self.action in (Action.CREATE, Action.UPDATE, Action.REPLACE, Action.REPAIR) and (
-            bool(self.runs)
-        )
+        if self.action is Action.PRUNE:
+            return True
+        building = (Action.CREATE, Action.UPDATE, Action.REPLACE, Action.REPAIR)
+        return self.action in building and bool(self.runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +142,7 @@ class Plan:
         return any(image.changes for image in self.images)
 
 
-def make_plan(wanted: Iterable[DesiredImage | Unresolved], observed: Observed) -> Plan:
+def make_plan(wanted: Iterable[Wanted], observed: Observed) -> Plan:
     """Decide about every wanted image and every record that nobody wants any more."""
     wanted = tuple(wanted)
     names = {image.spec.name for image in wanted}
@@ -136,6 +152,9 @@ def make_plan(wanted: Iterable[DesiredImage | Unresolved], observed: Observed) -
     for image in wanted:
         if isinstance(image, Unresolved):
             plans.append(_unresolved(image, observed.records.get(image.spec.name)))
+            continue
+        if isinstance(image, Held):
+            plans.append(_held(image, observed.records.get(image.spec.name)))
             continue
         plan = _plan_image(image, observed, available, names, moved)
         plans.append(plan)
@@ -159,6 +178,13 @@ def _unresolved(image: Unresolved, record: Record | None) -> ImagePlan:
     step = Step(image.stage, run=True, reason=image.error.brief)
     return ImagePlan(
         image.spec.name, action, reason, unresolved=image, record=record, steps=(step,)
+    )
+
+
+def _held(image: Held, record: Record | None) -> ImagePlan:
+    action = Action.SUSPEND if image.reason is Reason.SUSPENDED else Action.NOOP
+    return ImagePlan(
+        image.spec.name, action, image.reason, held=image, record=record, detail=image.detail
     )
 
 

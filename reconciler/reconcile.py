@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,18 +24,21 @@ from reconciler.errors import HostError
 from reconciler.kernel.origins import Origins
 from reconciler.kernel.store import KernelStore
 from reconciler.logins import ask_helper
-from reconciler.model import Emit, RegistryConfig
+from reconciler.model import Action, Emit, Reason, RegistryConfig
+from reconciler.notes import EVERY, Notes
 from reconciler.observe import Surveyor
 from reconciler.oci.blobs import BlobCache, BorrowedBlobs
 from reconciler.oci.limits import DEFAULTS
 from reconciler.oci.source import TIMEOUT, Sources
 from reconciler.pipeline import Services
-from reconciler.plan import Plan, make_plan
+from reconciler.plan import Held, ImagePlan, Plan, make_plan
+from reconciler.prune import prune
 from reconciler.records import Contents, Records
 from reconciler.room import Interrupted
 from reconciler.stages.record import timestamp
 from reconciler.store import Store
 from reconciler.tools import Checkpoint, Tools
+from reconciler.wishes import Wishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,9 @@ class Host:
     cache_dir: Path
     emit: Emit
     cancelled: threading.Event
-    jobs: int | None = None
-    """Images at a time; None takes the configuration's word."""
-    offline: bool = False
-    """No request leaves: what is not in the cache is an error."""
+    wishes: Wishes = field(default_factory=Wishes)
+    generation: int = 1
+    """How many configurations, this one included, the process has worked by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Pass:
     after: Contents
     collected: Collected
     warnings: tuple[str, ...]
+    generation: int = 1
 
     @property
     def changed(self) -> bool:
@@ -77,9 +81,9 @@ class Pass:
 
     @property
     def failed(self) -> bool:
-        """True when an image failed, or cannot be planned."""
-        unresolved = any(image.unresolved for image in self.plan.images)
-        return unresolved or any(outcome.error for outcome in self.outcomes)
+        """True when an image failed or cannot be planned, or when a removal was refused."""
+        stuck = any(image.unresolved or image.refused for image in self.plan.images)
+        return stuck or any(outcome.error for outcome in self.outcomes)
 
 
 def reconcile(config: Config, host: Host) -> Pass:
@@ -88,21 +92,24 @@ def reconcile(config: Config, host: Host) -> Pass:
     One image's failure is in its Outcome; it does not raise and does not stop the others.
     """
     begin, started_at, reconcile_id = time.monotonic(), timestamp(), new_id()
+    wishes, host = host.wishes, _speaking_of(host, reconcile_id)
     with _services(config.registries, config, host) as services:
         services.store.prepare()
-        with services.store.writer():
+        with _alone(services, wishes.lock_timeout):
             surveyor = _surveyor(services)
             before = services.records.read()
-            wanted = surveyor.wanted(config)
+            notes = Notes(services.store.state)
+            wanted = surveyor.wanted(config, _held(config, wishes, notes))
             observed = surveyor.observed(wanted, before)
-            plan = make_plan(wanted, observed)
+            plan = _plan(config, wishes, make_plan(wanted, observed), notes, keep=True)
             host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
             restore_records(services, before, observed)
-            jobs = host.jobs or config.reconcile.jobs
-            outcomes = apply(plan, services, before.failures, jobs)
+            jobs = wishes.jobs or config.reconcile.jobs
+            asked = {n: f for n, f in before.failures.items() if wishes.concerns(n)}
+            outcomes = apply(plan, services, asked, jobs, fail_fast=wishes.fail_fast)
             after = _read_again(services, before)
             collected = Collected()
-            if not host.cancelled.is_set():
+            if not (wishes.only or host.cancelled.is_set()):
                 worse = before if before.unusable or before.damaged else after
                 collected = _collect(surveyor, services, plan, worse, _ages(config), dry_run=False)
     return Pass(
@@ -118,6 +125,7 @@ def reconcile(config: Config, host: Host) -> Pass:
         after=after,
         collected=collected,
         warnings=_warnings(plan, before, collected),
+        generation=host.generation,
     )
 
 
@@ -131,20 +139,25 @@ def _read_again(services: Services, before: Contents) -> Contents:
 
 def preview(config: Config, host: Host) -> Pass:
     """What `reconcile` would do. Leaves state and cache as they are, waits for no lock."""
-    begin, started_at = time.monotonic(), timestamp()
+    begin, started_at, reconcile_id = time.monotonic(), timestamp(), new_id()
+    wishes, host = host.wishes, _speaking_of(host, reconcile_id)
     with (
         TemporaryDirectory(prefix="banger-plan-") as aside,
         _services(config.registries, config, host, aside=Path(aside)) as services,
     ):
         surveyor = _surveyor(services)
         before = services.records.read()
-        wanted = surveyor.wanted(config)
-        plan = make_plan(wanted, surveyor.observed(wanted, before))
-        collected = _collect(surveyor, services, plan, before, _ages(config), dry_run=True)
+        notes = Notes(services.store.state)
+        wanted = surveyor.wanted(config, _held(config, wishes, notes))
+        made = make_plan(wanted, surveyor.observed(wanted, before))
+        plan = _plan(config, wishes, made, notes, keep=False)
+        collected = Collected()
+        if not wishes.only:
+            collected = _collect(surveyor, services, plan, before, _ages(config), dry_run=True)
     host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
     return Pass(
         mode="plan",
-        reconcile_id=new_id(),
+        reconcile_id=reconcile_id,
         config=config,
         store=services.store,
         started_at=started_at,
@@ -176,6 +189,58 @@ def new_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
+def _alone(services: Services, patience: float) -> AbstractContextManager[None]:
+    """Be the one writer, after at most this many seconds of waiting."""
+    return services.store.writer(patience, lambda said: services.emit("lock.waiting", message=said))
+
+
+def _speaking_of(host: Host, reconcile_id: str) -> Host:
+    """The same host, whose every event says which pass and which configuration it belongs to."""
+    said = {"reconcile_id": reconcile_id, "generation": host.generation}
+    return replace(host, emit=partial(host.emit, **said))
+
+
+def _held(config: Config, wishes: Wishes, notes: Notes) -> dict[str, Held]:
+    """Why images are left alone by this pass; the first reason that holds."""
+    found: dict[str, Held] = {}
+    suspended = notes.suspensions()
+    for spec in config.images:
+        if wishes.only and spec.name not in wishes.only:
+            found[spec.name] = Held(spec, Reason.NOT_SELECTED)
+        elif spec.suspend:
+            found[spec.name] = Held(spec, Reason.SUSPENDED, "the configuration says so")
+        elif note := suspended.get(spec.name) or suspended.get(EVERY):
+            found[spec.name] = Held(spec, Reason.SUSPENDED, note.reason)
+        elif spec.name in wishes.held:
+            found[spec.name] = Held(spec, Reason.BACKING_OFF)
+    return found
+
+
+def _plan(config: Config, wishes: Wishes, plan: Plan, notes: Notes, *, keep: bool) -> Plan:
+    """The part of a plan that `--image` asks for, or all of it with its removals decided."""
+    if wishes.only:
+        return Plan(tuple(image for image in plan.images if image.name in wishes.only))
+    plan = Plan(tuple(_spared(image, notes) for image in plan.images))
+    settings = config.prune
+    images = settings.images if wishes.prune is None else wishes.prune
+    settings = replace(
+        settings, images=images, allow_empty=settings.allow_empty or wishes.allow_empty
+    )
+    if not images:
+        return prune(plan, settings, {})
+    orphans = [image.name for image in plan.images if image.action is Action.ORPHAN]
+    return prune(plan, settings, notes.see(orphans, keep=keep))
+
+
+def _spared(image: ImagePlan, notes: Notes) -> ImagePlan:
+    """An orphan that is suspended is left alone like any other image."""
+    suspended = notes.suspensions()
+    note = suspended.get(image.name) or suspended.get(EVERY)
+    if image.action is not Action.ORPHAN or note is None:
+        return image
+    return replace(image, action=Action.SUSPEND, reason=Reason.SUSPENDED, detail=note.reason)
+
+
 @contextmanager
 def _services(
     registries: tuple[RegistryConfig, ...],
@@ -194,7 +259,7 @@ def _services(
         registries,
         blobs,
         host.emit,
-        offline=host.offline,
+        offline=host.wishes.offline,
         read_only=aside is not None,
         ask=partial(ask_helper, checkpoint=_checkpoint(host.cancelled)),
         limits=limits,
@@ -209,8 +274,17 @@ def _services(
             tools=Tools(),
             emit=host.emit,
             cancelled=host.cancelled,
+            give_up=host.wishes.give_up,
+            timeout=_timeout(config, host.wishes),
             limits=limits,
         )
+
+
+def _timeout(config: Config | None, wishes: Wishes) -> float:
+    """Seconds for one image: what was asked for, else what the configuration says."""
+    if wishes.timeout is not None:
+        return wishes.timeout
+    return config.reconcile.timeout if config else math.inf
 
 
 def _checkpoint(cancelled: threading.Event) -> Checkpoint:

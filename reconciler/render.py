@@ -79,9 +79,12 @@ def show_status(document: Document, console: Console) -> None:
     for image in document["images"]:
         ready = image["conditions"][0]
         style = "green" if ready["status"] == "True" else "red"
+        said = ready["status"] if ready["status"] == "True" else ready["reason"]
+        if image["suspended"]:
+            said, style = f"{said} (suspended: {image['suspended']})", "yellow"
         table.add_row(
             image["name"],
-            Text(ready["status"] if ready["status"] == "True" else ready["reason"], style),
+            Text(said, style),
             format_size(image["size"]) if image["size"] else "-",
             _size(image["allocated_bytes"]) if image["allocated_bytes"] is not None else "-",
             image["kernel"] or "none",
@@ -117,6 +120,35 @@ def show_gc(document: Document, console: Console) -> None:
         if not document["dry_run"]
         else f"{len(document['removed'])} to remove, {word} {freed}"
     )
+
+
+def show_done(document: Document, console: Console) -> None:
+    """One line on what was done."""
+    console.print(Text(document["msg"]))
+
+
+def show_verified(document: Document, console: Console) -> None:
+    """One line an artifact, and one for each file that is not as it was published."""
+    for image in document["images"]:
+        style = "green" if image["whole"] else "red"
+        console.print(Text(f"{image['name']}: {'whole' if image['whole'] else 'damaged'}", style))
+        for name, problem in sorted(image["problems"].items()):
+            console.print(Text(f"  {image['path']}/{name} {problem}"))
+    console.print(Text(document["msg"]))
+
+
+def show_explanation(document: Document, console: Console) -> None:
+    """The inputs that changed, then the stages with their reasons."""
+    console.print(Text(document["msg"]))
+    if document["detail"]:
+        console.print(Text(f"  {document['detail']}"))
+    for one in document["inputs"]:
+        mark = "changed" if one["changed"] else "same"
+        console.print(Text(f"  {one['input']:<17} {mark:<8} {one['before'] or '-'}"))
+        if one["changed"]:
+            console.print(Text(f"  {'':<17} {'to':<8} {one['now'] or '-'}"))
+    _show_stages([document], console, only_runs=False)
+    _show_errors(document["errors"], console)
 
 
 def _table(*headings: str) -> Table:

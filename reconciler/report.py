@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from reconciler.collection import Kind, Removal
+from reconciler.collection import Kind
 from reconciler.errors import BangerError
 from reconciler.model import Action, DesiredImage, Failure, Record, Stage
 from reconciler.plan import ImagePlan
@@ -17,7 +17,6 @@ from reconciler.sizes import format_size
 if TYPE_CHECKING:
     from reconciler.apply import Collected, Outcome
     from reconciler.reconcile import Pass
-    from reconciler.status import Status
 
 SCHEMA_VERSION = "1"
 Document = dict[str, Any]
@@ -33,13 +32,18 @@ _COUNTED = {
     Action.SUSPEND: "suspended",
 }
 
-_PLANNED = {"created": "to create", "updated": "to update", "repaired": "to repair"}
+_PLANNED = {
+    "created": "to create",
+    "updated": "to update",
+    "repaired": "to repair",
+    "pruned": "to remove",
+}
 
 
 def pass_document(result: Pass) -> Document:
     """The document of one pass, or of a preview (`mode` is "apply" or "plan")."""
     outcomes = {outcome.plan.name: outcome for outcome in result.outcomes}
-    images = [_image(result, plan, outcomes.get(plan.name)) for plan in result.plan.images]
+    images = [image_document(result, plan, outcomes.get(plan.name)) for plan in result.plan.images]
     return {
         "schema_version": SCHEMA_VERSION,
         "mode": result.mode,
@@ -47,7 +51,7 @@ def pass_document(result: Pass) -> Document:
         "config": {
             "path": str(result.config.path),
             "sha256": result.config.sha256,
-            "generation": 1,
+            "generation": result.generation,
         },
         "started_at": result.started_at,
         "duration_seconds": round(result.seconds, 3),
@@ -72,7 +76,8 @@ def summary(result: Pass) -> dict[str, int]:
     for image in result.plan.images:
         if image.name not in failed:
             counts[_COUNTED[image.action]] += 1
-    desired = sum(image.action is not Action.ORPHAN for image in result.plan.images)
+    gone = (Action.ORPHAN, Action.PRUNE)
+    desired = sum(image.action not in gone for image in result.plan.images)
     return {"desired": desired, **counts, "failed": len(failed)}
 
 
@@ -84,10 +89,12 @@ def summary_line(result: Pass) -> str:
     return ", ".join(said) or "no images"
 
 
-def _image(result: Pass, plan: ImagePlan, outcome: Outcome | None) -> Document:
+def image_document(result: Pass, plan: ImagePlan, outcome: Outcome | None) -> Document:
+    """One image of a pass; without an outcome, what was planned for it."""
     record = result.after.records.get(plan.name, plan.record)
     failure = result.after.failures.get(plan.name)
     error = outcome.error if outcome else plan.unresolved and plan.unresolved.error
+    error = error or plan.refused
     image_id = record.id if record else plan.id
     if result.mode == "plan" and plan.runs:
         image_id = plan.id or image_id
@@ -102,11 +109,12 @@ def _image(result: Pass, plan: ImagePlan, outcome: Outcome | None) -> Document:
         "by_name": str(result.store.by_name / plan.name) if image_id and stands else None,
         "action": plan.action.value,
         "reason": plan.reason.value,
+        "detail": plan.detail,
         "stages": stage_documents(plan, outcome),
         "conditions": conditions(record, failure),
         "not_carried": list(record.not_carried) if record else [],
         "attempts": failure.attempts if failure else 0,
-        "next_retry_at": None,
+        "next_retry_at": failure.next_retry_at if failure else None,
         "error": _error(plan, outcome, error) if error else None,
     }
 
@@ -116,6 +124,8 @@ def _spec_ref(plan: ImagePlan) -> str | None:
         return plan.desired.spec.ref
     if plan.unresolved:
         return plan.unresolved.spec.ref
+    if plan.held:
+        return plan.held.spec.ref
     return plan.record.ref if plan.record else None
 
 
@@ -146,6 +156,12 @@ def conditions(record: Record | None, failure: Failure | None) -> list[Document]
     if record:
         return [_condition("Ready", "True", "Reconciled", "", record.updated_at)]
     return [_condition("Ready", "False", "NotPresent", "", None)]
+
+
+def readiness(document: Document) -> list[tuple[str, bool]]:
+    """(name, ready) of every image in a document of a pass or of `status`."""
+    images = document["images"]
+    return [(i["name"], i["conditions"][0]["status"] == "True") for i in images]
 
 
 def _condition(kind: str, status: str, reason: str, message: str, since: str | None) -> Document:
@@ -181,31 +197,6 @@ def gc_counts(collected: Collected) -> dict[str, int]:
         "blobs_removed": collected.count(Kind.BLOB, Kind.PARTIAL),
         "artifacts_removed": collected.count(Kind.ARTIFACT, Kind.LINK),
         "bytes_freed": collected.bytes_freed,
-    }
-
-
-def gc_document(collected: Collected, *, dry_run: bool) -> Document:
-    """The document of the `gc` verb: every object, why, and the bytes."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "mode": "gc",
-        "dry_run": dry_run,
-        "changed": bool(collected.removed) and not dry_run,
-        "failed": bool(collected.errors),
-        "gc": gc_counts(collected),
-        "removed": [_removal(r) for r in collected.removed],
-        "kept": [_removal(r) for r in collected.kept],
-        "errors": list(collected.errors),
-    }
-
-
-def _removal(removal: Removal) -> Document:
-    holding = removal.holding
-    return {
-        "kind": holding.kind.value,
-        "path": str(holding.path),
-        "bytes": holding.bytes,
-        "reason": removal.reason,
     }
 
 
@@ -245,70 +236,3 @@ def _desired_lines(image: DesiredImage) -> str:
 
 def _lines(**values: str | None) -> str:
     return "".join(f"{key}: {value}\n" for key, value in values.items() if value is not None)
-
-
-def status_document(status: Status) -> Document:
-    """The document of `status`: what each name stands for, from the records alone."""
-    contents = status.contents
-    names = sorted(contents.records.keys() | contents.failures.keys())
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "mode": "status",
-        "images": [_status(name, status) for name in names],
-        "warnings": [*contents.damaged, *_unusable(status)],
-        "errors": [],
-    }
-
-
-def _unusable(status: Status) -> list[str]:
-    """Why no record could be read, where there were some."""
-    there = status.store.database.exists()
-    return [status.contents.unusable] if status.contents.unusable and there else []
-
-
-def _status(name: str, status: Status) -> Document:
-    record, failure = status.contents.records.get(name), status.contents.failures.get(name)
-    path = status.store.artifact(record.id) if record else None
-    return {
-        "name": name,
-        "ref": record.ref if record else None,
-        "resolved_digest": record.digest if record else None,
-        "id": record.id if record else None,
-        "path": str(path) if path else None,
-        "by_name": str(status.store.by_name / name) if record else None,
-        "size": record.size if record else None,
-        "allocated_bytes": status.allocated.get(name),
-        "kernel": record.kernel if record else None,
-        "protect": record.protect if record else False,
-        "updated_at": record.updated_at if record else None,
-        "conditions": conditions(record, failure),
-        "not_carried": list(record.not_carried) if record else [],
-        "attempts": failure.attempts if failure else 0,
-        "next_retry_at": None,
-        "error": _last_error(failure) if failure else None,
-    }
-
-
-def _last_error(failure: Failure) -> Document:
-    return {
-        "code": failure.code,
-        "stage": failure.stage,
-        "message": failure.message,
-        "retryable": failure.retryable,
-        "hint": failure.hint,
-        "at": failure.at,
-    }
-
-
-def config_error_document(error: BangerError, problems: tuple[str, ...]) -> Document:
-    """The document of a run that could not start: still what Ansible registers."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "mode": "error",
-        "changed": False,
-        "failed": True,
-        "msg": error.brief,
-        "images": [],
-        "warnings": [],
-        "errors": [error_document(error) | {"problems": list(problems)}],
-    }

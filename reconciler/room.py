@@ -7,13 +7,16 @@ makes a room; nobody else does.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.errors import BangerError, Code
+from reconciler.errors import BangerError, Code, HostError
 from reconciler.model import DesiredImage, Emit, PinnedImage, Record
 from reconciler.oci.limits import DEFAULTS, Limits
 
@@ -82,6 +85,10 @@ class Room:
     before: Record | None = None
     """The record that the name, or the old name that it takes over, has now."""
     cancelled: threading.Event = field(default_factory=threading.Event)
+    give_up: Callable[[], str] = str
+    """Why this build is of no use any more; empty while it is."""
+    deadline: float = math.inf
+    """When the image has to be done, on the monotonic clock."""
     limits: Limits = DEFAULTS
     """What the image may ask for."""
     tree: Tree | None = None
@@ -102,9 +109,17 @@ class Room:
         return self.scratch / "tree"
 
     def checkpoint(self) -> None:
-        """Stop here when the pass was told to stop. Raises Interrupted."""
+        """Stop here when told to. Raises Interrupted, or HostError when the time is up."""
         if self.cancelled.is_set():
             raise Interrupted("the pass was interrupted")
+        if why := self.give_up():
+            raise Interrupted(why)
+        if time.monotonic() > self.deadline:
+            raise HostError(
+                "the image was not done in time and was stopped",
+                code=Code.TIMEOUT,
+                resolution="Raise [reconcile] timeout, or --timeout.",
+            )
 
     def progress(self, stage: str, image: DesiredImage, **fields: object) -> None:
         """Report progress within a stage: `done` and `total` in one `unit`, and of what."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.files import allocated
+from reconciler.notes import EVERY, Notes, Suspension
 from reconciler.records import Contents, Records
 from reconciler.store import Store
 
@@ -17,6 +18,12 @@ class Status:
     store: Store
     contents: Contents
     allocated: dict[str, int]
+    suspensions: dict[str, Suspension]
+
+    def suspended(self, name: str) -> str | None:
+        """Why this name is left alone; None when it is not."""
+        note = self.suspensions.get(name) or self.suspensions.get(EVERY)
+        return note.reason if note else None
 
 
 def read_status(state_dir: Path, cache_dir: Path) -> Status:
@@ -24,4 +31,5 @@ def read_status(state_dir: Path, cache_dir: Path) -> Status:
     store = Store(state_dir, cache_dir)
     contents = Records(store.database).read()
     records = contents.records.values()
-    return Status(store, contents, {r.name: allocated(store.artifact(r.id)) for r in records})
+    sizes = {r.name: allocated(store.artifact(r.id)) for r in records}
+    return Status(store, contents, sizes, Notes(store.state).suspensions())

@@ -3,6 +3,7 @@
     <state>/
       lock                     flock by the one writer; its holder is found in /proc/locks
       records.db               what each name stands for (records.py)
+      suspended.json, orphans.json    what a pass leaves alone, and what may soon go (notes.py)
       images/
         <id>/                  an artifact: rootfs.ext4, kernel, initrd.img, modules/ and
                                manifest.json; published by one rename, never changed after
@@ -24,7 +25,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -47,6 +49,8 @@ from reconciler.manifest import INITRD, KERNEL, MANIFEST, MODULES, ROOTFS, Manif
 from reconciler.model import Fingerprint
 
 JOURNAL, STAGING_SUFFIX = "journal.json", ".staging"
+_LOCK_STEP = 0.2
+"""Seconds between two tries to take the lock."""
 _CONTENTS = (ROOTFS, KERNEL, INITRD, MODULES, MANIFEST, JOURNAL)
 
 
@@ -104,19 +108,25 @@ class Store:
         return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and private
 
     @contextmanager
-    def writer(self) -> Iterator[None]:
-        """Be the one writer. Raises Busy, naming the holder, when another process is."""
+    def writer(
+        self, patience: float = 0.0, waiting: Callable[[str], None] | None = None
+    ) -> Iterator[None]:
+        """Be the one writer. Raises Busy, naming the holder, when another process is.
+
+        patience: seconds to wait for it; waiting: told once, in words, that we do.
+        """
         with host_errors("the lock cannot be taken"):
             lock = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        until = time.monotonic() + patience
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = _lock_holder(os.fstat(lock))
-                raise Busy(
-                    f"another banger-reconcile works on {self.state}: {holder}",
-                    resolution="Wait until it is done, or use another --state-dir.",
-                ) from None
+            while not _locked(lock):
+                said = f"another banger-reconcile works on {self.state}: {_holder(lock)}"
+                if time.monotonic() >= until:
+                    raise Busy(said, resolution="Wait for it, or raise --lock-timeout.")
+                if waiting:
+                    waiting(said)
+                    waiting = None
+                time.sleep(_LOCK_STEP)
             yield
         finally:
             os.close(lock)
@@ -294,8 +304,17 @@ def _is_id(name: str) -> bool:
     return len(name) == 32 and all(c in "0123456789abcdef" for c in name)
 
 
-def _lock_holder(lock: os.stat_result) -> str:
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(descriptor: int) -> str:
     """The process that holds a flock, from /proc/locks: nothing is written into the lock file."""
+    lock = os.fstat(descriptor)
     wanted = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
     try:
         for line in Path("/proc/locks").read_text().splitlines():

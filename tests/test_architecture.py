@@ -14,16 +14,23 @@ ROOT = Path(__file__).parent.parent / "reconciler"
 LAYERS = """
 __main__
 cli
+verbs.*
+options
+daemon
+watch notify agenda serve page
+metrics board
 render
+answers
 report progress
-reconcile status launch
+reconcile status manual launch
 apply
 observe
 pipeline
 direct.*
 stages.*
 room
-collection
+notes
+prune collection
 plan
 events
 records store
@@ -35,7 +42,8 @@ tools ext4.*
 config.*
 oci.*
 files hot parallel
-sizes durations streams directories
+sizes durations streams
+wishes
 model
 errors
 __init__
@@ -50,12 +58,14 @@ OWNERS = {
     "watchfiles": {"watch"},
     "isal": {"oci.compression"},
     "backports": {"oci.compression"},
-    "rich": {"render", "progress", "cli"},
-    "click": {"cli"},
+    "rich": {"render", "progress", "verbs.session"},
+    "click": {"cli", "options"},
+    "prometheus_client": {"metrics"},
     "structlog": {"events"},
 }
 
 PURE = ["plan", "collection", "model", "errors", "sizes", "oci.reference", "oci.merge", "report"]
+PURE += ["agenda", "wishes", "prune", "answers", "page"]
 IMPURE = {"os", "io", "time", "random", "logging", "shutil", "tempfile", "subprocess", "socket"}
 
 

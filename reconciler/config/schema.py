@@ -15,7 +15,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
     PlainValidator,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -147,9 +149,22 @@ def _advice(error: BangerError) -> str:
     return f"{error.brief}. {error.resolution}" if error.resolution else error.brief
 
 
-Size = Annotated[int | None, PlainValidator(read_size)]
-Bytes = Annotated[int, PlainValidator(read_bytes)]
-Duration = Annotated[float, PlainValidator(read_duration)]
+_SIZE_SCHEMA = {
+    "anyOf": [{"type": "string", "examples": ["4GiB", "auto"]}, {"type": "integer", "minimum": 1}]
+}
+_DURATION_SCHEMA = {"type": "string", "examples": ["500ms", "30s", "10m", "1h30m"]}
+_LIMIT_SCHEMA = {
+    "anyOf": [{"type": "string", "pattern": "^[0-9]+%$"}, {"type": "integer", "minimum": 0}]
+}
+_PLATFORM_SCHEMA = {"type": "string", "pattern": "^linux/[a-z0-9]+(/[a-z0-9]+)?$"}
+
+Size = Annotated[int | None, PlainValidator(read_size), WithJsonSchema(_SIZE_SCHEMA)]
+Bytes = Annotated[int, PlainValidator(read_bytes), WithJsonSchema(_SIZE_SCHEMA)]
+Duration = Annotated[float, PlainValidator(read_duration), WithJsonSchema(_DURATION_SCHEMA)]
+Limit = Annotated[int | str, PlainValidator(read_limit), WithJsonSchema(_LIMIT_SCHEMA)]
+PlatformText = Annotated[
+    Platform, PlainValidator(read_platform), PlainSerializer(str), WithJsonSchema(_PLATFORM_SCHEMA)
+]
 Name = Annotated[str, AfterValidator(check_name)]
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
 
@@ -204,7 +219,7 @@ class ImageKeys(Table):
     size: Size = 2 << 30
     kernel_ref: Annotated[str, AfterValidator(lambda v: v and check_name(v))] = ""
     pull: Literal["missing", "always", "never"] = "missing"
-    platform: Annotated[Platform, PlainValidator(read_platform)] = Platform("linux", "amd64")
+    platform: PlatformText = Platform("linux", "amd64")
     retain: int = Field(default=1, ge=0, le=1000)
     guest: bool = True
     inject_modules: bool = False
@@ -229,7 +244,7 @@ class Prune(Table):
 
     images: bool = False
     grace: Duration = 3600.0
-    max: Annotated[int | str, PlainValidator(read_limit)] = "25%"
+    max: Limit = "25%"
     allow_empty: bool = False
 
 

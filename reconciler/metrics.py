@@ -1,0 +1,99 @@
+"""Numbers for Prometheus: a sink for events, and the gauges of what the daemon knows.
+
+`serve` gives them out at /metrics, `--metrics-file` writes them for node_exporter's textfile
+collector. A registry of its own: two in one process do not meet. Owns prometheus_client.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from reconciler import __version__
+from reconciler.files import host_errors
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_STAGE_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+
+
+class Metrics:
+    """The metrics of one process. Call it with events; `state` sets what is true now."""
+
+    def __init__(self) -> None:
+        self._registry = own = CollectorRegistry()
+        build = Gauge("banger_build_info", "The program.", ["version"], registry=own)
+        build.labels(__version__).set(1)
+        self._images = Gauge(
+            "banger_image_ready", "1 when the image is as wanted.", ["image"], registry=own
+        )
+        self._rejected = Gauge(
+            "banger_config_rejected", "1 while the file holds no good configuration.", registry=own
+        )
+        self._generation = Gauge(
+            "banger_config_generation", "Configurations worked by so far.", registry=own
+        )
+        self._degraded = Gauge(
+            "banger_watch_degraded", "1 while the file is polled for want of events.", registry=own
+        )
+        self._passes = Counter("banger_passes", "Passes that ended.", ["result"], registry=own)
+        self._last = Gauge(
+            "banger_last_pass_timestamp_seconds", "When a pass last ended.", registry=own
+        )
+        self._stages = Histogram(
+            "banger_stage_duration_seconds",
+            "How long stages took.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS,
+            registry=own,
+        )
+        self._failures = Counter(
+            "banger_image_failures", "Tries that failed.", ["stage", "code"], registry=own
+        )
+        self._freed = Counter("banger_gc_freed_bytes", "Bytes that collecting freed.", registry=own)
+
+    def __call__(self, event: str, fields: dict[str, Any]) -> None:
+        """Count one event."""
+        match event:
+            case "stage.finished":
+                self._stages.labels(fields["stage"]).observe(fields["duration_seconds"])
+            case "image.failed":
+                self._failures.labels(fields["stage"], fields["error_code"]).inc()
+            case "gc.removed":
+                self._freed.inc(fields["bytes"])
+            case "reconcile.finished":
+                self._passes.labels("failed" if fields["failed"] else "ok").inc()
+                self._last.set_to_current_time()
+            case "reconcile.failed" | "lock.waiting":
+                self._passes.labels("impossible").inc()
+            case "config.loaded":
+                self._rejected.set(0)
+                self._generation.set(fields.get("generation", 1))
+            case "config.rejected":
+                self._rejected.set(1)
+            case "watch.armed" | "watch.degraded":
+                self._degraded.set(event == "watch.degraded")
+
+    def images(self, ready: Iterable[tuple[str, bool]]) -> None:
+        """Which images there are, and whether each is ready."""
+        self._images.clear()
+        for name, good in ready:
+            self._images.labels(name).set(good)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return bytes(generate_latest(self._registry))
+
+    def write(self, path: Path) -> None:
+        """Replace a textfile: the collector reads only `*.prom`, so never half of one."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with host_errors("the metrics file cannot be written"):
+            try:
+                temporary.write_bytes(self.text())
+                temporary.chmod(0o644)
+                temporary.rename(path)
+            finally:
+                temporary.unlink(missing_ok=True)

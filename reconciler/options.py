@@ -1,0 +1,162 @@
+"""The flags: what each means, where its default comes from, and which verbs take it.
+
+`cli` decorates its verbs with `common` and `passing`; a verb gets an Options and, where it runs
+passes, the Wishes of `wishes`. Precedence: flag, environment, banger.toml, default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reconciler.durations import parse_duration
+from reconciler.errors import ConfigError, HostError
+from reconciler.wishes import Wishes
+
+Verb = Callable[..., Any]
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every verb takes; the names are those of the flags."""
+
+    json: bool
+    state_dir: Path
+    cache_dir: Path
+    progress: str
+    color: str
+    log_level: str | None
+    log_format: str
+    quiet: bool
+    verbose: bool
+
+    def colour_on(self, stream: Any) -> bool:
+        """Whether this stream gets colours: never off a terminal, unless they were asked for."""
+        if self.color != "auto":
+            return self.color == "always"
+        plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+        return bool(stream.isatty()) and not plain
+
+
+class Duration(click.ParamType[float]):
+    """A duration such as `90s` or `1h30m`; seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read it, or say what a duration looks like."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(str(value))
+        except ConfigError as error:
+            self.fail(f"{error.brief}. {error.resolution}", param, ctx)
+
+
+def _directory(variable: str, systemd: str, xdg: str, home: str) -> Path:
+    """The default of a directory option, in the order of the contract."""
+    if own := os.environ.get(variable):
+        return Path(own)
+    if given := os.environ.get(systemd):
+        return Path(given.split(":", 1)[0])
+    if shared := os.environ.get(xdg):
+        return Path(shared) / "banger"
+    try:
+        return Path.home() / home / "banger"
+    except RuntimeError:  # neither HOME nor an entry in the user database
+        brief = f"no directory is known: neither ${variable} nor $HOME is set"
+        raise HostError(brief, resolution="Set HOME, or give both directories.") from None
+
+
+def state_directory() -> Path:
+    """Where records and artifacts live unless a flag says otherwise."""
+    return _directory("BANGER_STATE_DIR", "STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state")
+
+
+def cache_directory() -> Path:
+    """Where downloaded blobs live unless a flag says otherwise."""
+    return _directory("BANGER_CACHE_DIR", "CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache")
+
+
+_PATH = click.Path(path_type=Path)
+_DIRECTORY = click.Path(file_okay=False, path_type=Path)
+_CHOICE = click.Choice
+config_argument = click.argument("config", type=_PATH, metavar="CONFIG")
+optional_config = click.argument("config", type=_PATH, required=False, metavar="[CONFIG]")
+dry_run = click.option("-n", "--dry-run", is_flag=True, help="Say what would be, change nothing.")
+lock_timeout = click.option(
+    "--lock-timeout", type=Duration(), default="0s", help="Wait so long for another writer."
+)
+
+_COMMON = (
+    click.option("--json", is_flag=True, help="One JSON document on stdout."),
+    click.option("--state-dir", type=_DIRECTORY, help="Records and artifacts live here."),
+    click.option("--cache-dir", type=_DIRECTORY, help="Downloaded blobs live here."),
+    click.option("--progress", type=_CHOICE(["auto", "plain", "json", "none"]), default="auto"),
+    click.option("--color", type=_CHOICE(["auto", "always", "never"]), default="auto"),
+    click.option("--log-level", type=_CHOICE(["debug", "info", "warning", "error"])),
+    click.option(
+        "--log-format", type=_CHOICE(["auto", "console", "json", "journal"]), default="auto"
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="No progress, no table; errors only."),
+    click.option("-v", "--verbose", is_flag=True, help="Every stage, and why."),
+)
+_PASSING = (
+    click.option("--image", multiple=True, metavar="NAME", help="Only this image; repeatable."),
+    click.option("--jobs", type=click.IntRange(1, 64), help="Images at a time."),
+    click.option("--timeout", type=Duration(), help="For one image, such as 30m."),
+    lock_timeout,
+    click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails."),
+    click.option("--offline", is_flag=True, help="Ask no registry; the cache has to do."),
+    click.option(
+        "--prune/--no-prune", default=None, help="Remove images that left the configuration."
+    ),
+    click.option("--allow-empty", is_flag=True, help="Prune even when no image is wanted."),
+)
+
+
+def common(verb: Verb) -> Verb:
+    """The options that every verb takes, gathered into an Options, the verb's first argument."""
+
+    def gathered(state_dir: Path | None, cache_dir: Path | None, **given: Any) -> None:
+        said = {option: given.pop(option) for option in _NAMES}
+        state, cache = state_dir or state_directory(), cache_dir or cache_directory()
+        verb(Options(state_dir=state, cache_dir=cache, **said), **given)
+
+    return _with(gathered, verb, _COMMON)
+
+
+_NAMES = ("json", "progress", "color", "log_level", "log_format", "quiet", "verbose")
+
+
+def passing(verb: Verb) -> Verb:
+    """The options of a pass, gathered into the Wishes that the verb gets as `wishes`."""
+
+    def gathered(*arguments: Any, image: tuple[str, ...], **given: Any) -> None:
+        said: Mapping[str, Any] = {name: given.pop(name) for name in _WISHES}
+        verb(*arguments, wishes=Wishes(only=frozenset(image), **said), **given)
+
+    return _with(gathered, verb, _PASSING)
+
+
+_WISHES = (
+    *("jobs", "timeout", "lock_timeout", "fail_fast", "offline"),
+    *("prune", "allow_empty"),
+)
+
+
+def _with(gathered: Verb, verb: Verb, options: tuple[Any, ...]) -> Verb:
+    """`gathered` in place of `verb`, with these options beside those it has already."""
+    gathered.__name__, gathered.__doc__ = verb.__name__, verb.__doc__
+    gathered.__click_params__ = getattr(verb, "__click_params__", [])  # type: ignore[attr-defined]
+    for option in reversed(options):
+        option(gathered)
+    return gathered

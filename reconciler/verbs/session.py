@@ -1,0 +1,134 @@
+"""What the verbs share: exit codes, signals, events, and the two ways to print a document."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from reconciler.errors import BangerError, Busy, Code, ConfigError
+from reconciler.options import Options
+from reconciler.wishes import Wishes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from reconciler.events import Events, Sink
+    from reconciler.reconcile import Host
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_BUSY, EXIT_CONFIG = 0, 1, 64, 75, 78
+
+
+class Stop:
+    """A signal that asked this run to stop, and the event that tells the pass."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.signal = 0
+
+    def __call__(self, number: int, _frame: object) -> None:
+        """The handler. Asked twice: at once."""
+        if self.event.is_set():
+            os._exit(128 + number)
+        self.signal = number
+        self.event.set()
+
+
+@contextmanager
+def handling(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Let these signals go to the handler while the block runs."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextmanager
+def events(options: Options, *sinks: Sink) -> Iterator[Events]:
+    """The events of this run, on their way to the progress display, the log and these sinks."""
+    from reconciler.events import Events, log_sink
+    from reconciler.progress import progress
+
+    colour = options.colour_on(sys.stderr)
+    level = options.log_level or "error" if options.quiet else options.log_level
+    with progress(options.progress, colour=colour, quiet=options.quiet) as shown:
+        all_sinks = [shown, *sinks]
+        if level:
+            all_sinks.append(log_sink(level, options.log_format, colour=colour))
+        yield Events(all_sinks)
+
+
+def host_of(options: Options, emit: Events, stop: threading.Event, wishes: Wishes) -> Host:
+    """The host that a pass of this run works on."""
+    from reconciler.reconcile import Host
+
+    return Host(options.state_dir, options.cache_dir, emit, stop, wishes)
+
+
+def console(options: Options, *, stderr: bool = False) -> Console:
+    """A console that knows whether anybody sees colours, and where lines end."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    colour = options.colour_on(stream)
+    return Console(
+        file=stream,
+        width=None if stream.isatty() else 1000,  # a pipe has no edge to fold at
+        no_color=not colour,
+        force_terminal=colour or None,
+        highlight=False,
+        markup=False,
+        soft_wrap=not stream.isatty(),
+    )
+
+
+def show(
+    options: Options, document: dict[str, Any], draw: Callable[[dict[str, Any], Console], None]
+) -> None:
+    """Print a document: as JSON when that was asked for, else as `draw` draws it."""
+    if options.json:
+        print_json(document)
+    elif not options.quiet:
+        draw(document, console(options))
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """The one document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=True) + "\n")
+    sys.stdout.flush()
+
+
+def exit_code(error: BangerError) -> int:
+    """The exit code of a run that could not start or go on."""
+    if isinstance(error, ConfigError):
+        return EXIT_CONFIG
+    return EXIT_BUSY if isinstance(error, Busy) else EXIT_FAILED
+
+
+def show_usage_error(message: str) -> None:
+    """The document of a command line that is none; its words are on stderr already."""
+    from reconciler.answers import config_error_document
+
+    advice = "Run banger-reconcile --help."
+    error = BangerError(message, code=Code.USAGE, resolution=advice)
+    print_json(config_error_document(error, ()))
+
+
+def show_error(error: BangerError, *, as_json: bool) -> None:
+    """A failure of the whole run: for people on stderr, and as a document where one is due."""
+    problems = error.problems if isinstance(error, ConfigError) else ()
+    if as_json:
+        from reconciler.answers import config_error_document
+
+        print_json(config_error_document(error, problems))
+    lines = [f"error: {error.brief}", *(f"  {problem}" for problem in problems)]
+    if error.resolution:
+        lines.append(f"  {error.resolution}")
+    sys.stderr.write("\n".join(lines) + "\n")

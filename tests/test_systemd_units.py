@@ -1,0 +1,86 @@
+"""The units of contrib/systemd, judged by systemd's own tools."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parent.parent / "contrib" / "systemd"
+SERVICES = sorted(p.name for p in UNITS.glob("*.service"))
+WORST_EXPOSURE = 2.0
+"""Of 10; 0 to 2 is what systemd-analyze calls OK or better."""
+
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing"
+)
+
+
+def analyze(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", *map(str, words)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The units as a package installs them, with a program where they look for it."""
+    program = shutil.which("true")
+    for unit in UNITS.iterdir():
+        text = unit.read_text().replace("/usr/bin/banger-reconcile", str(program))
+        (tmp_path / unit.name).write_text(text)
+    return tmp_path
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", [*SERVICES, "banger-reconcile-once.timer"])
+def test_verify_has_nothing_to_say(installed: Path, unit: str) -> None:
+    done = analyze("verify", "--man=no", installed / unit)
+    ours = [line for line in done.stderr.splitlines() if "banger" in line]
+    assert (done.returncode, ours) == (0, [])
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", SERVICES)
+def test_little_is_left_to_break(installed: Path, unit: str) -> None:
+    done = analyze("security", "--offline=true", "--no-pager", installed / unit)
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert found, done.stderr
+    assert float(found[1]) <= WORST_EXPOSURE, done.stdout
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_setuid_files_of_an_image_can_be_unpacked(unit: str) -> None:
+    lines = (UNITS / unit).read_text().splitlines()
+    assert not [line for line in lines if line.startswith("RestrictSUIDSGID")]
+
+
+def test_the_daemon_is_told_from_the_timer() -> None:
+    daemon = (UNITS / "banger-reconcile.service").read_text()
+    assert "Type=notify" in daemon
+    assert "ExecReload=/bin/kill -HUP $MAINPID" in daemon
+    assert "WatchdogSec=" in daemon
+    assert "Type=oneshot" in (UNITS / "banger-reconcile-once.service").read_text()
+
+
+@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is missing")
+def test_the_user_is_made(tmp_path: Path) -> None:
+    source = UNITS / "banger.sysusers.conf"
+    (tmp_path / "etc").mkdir()
+    done = subprocess.run(
+        [
+            "systemd-sysusers",
+            f"--root={tmp_path}",
+            "--replace=/usr/lib/sysusers.d/banger.conf",
+            "-",
+        ],
+        input=source.read_text(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "banger:" in (tmp_path / "etc/passwd").read_text()
