@@ -90,7 +90,7 @@ WRONG: list[tuple[str, int, str]] = [
         'the name "debian-12" is taken by [[image]] number 1; it is derived',
     ),
     (f"[[image]]\nref = 'x/{'y' * 90}'", 2, "set `name`"),
-    (KERNEL, 1, '[[kernel]] "k": kernel: is missing'),
+    (KERNEL, 1, '[[kernel]] "k": needs one of `kernel`, `apt` and `host`'),
     (KERNEL + "kernel = {}", 3, "kernel: needs either `path` or `url`"),
     (KERNEL + "kernel = { path = 'a', url = 'https://b/c' }", 3, "needs either `path` or `url`"),
     (KERNEL + "kernel = { path = '' }", 3, "kernel.path: must not be empty"),

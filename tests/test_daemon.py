@@ -208,7 +208,7 @@ class TestStopping:
         assert daemon.names()[-1] == "shutdown.finished"
         assert daemon.noise == []
 
-    @pytest.mark.parametrize("stage", ["flatten", "ext4", "ownership", "publish", "record"])
+    @pytest.mark.parametrize("stage", ["flatten", "ext4", "guest", "publish", "record"])
     def test_a_daemon_at_work_ends_well(
         self, program: Program, config: Path, slow: str, stage: str
     ) -> None:

@@ -128,7 +128,7 @@ def test_a_bomb_stops_at_the_limit_with_flat_memory(compress: object) -> None:
     tracemalloc.start()
     try:
         seen = 0
-        with pytest.raises(ImageError, match=r"limits\.layer-bytes = 100000000") as caught:
+        with pytest.raises(ImageError, match=r"limits\.layer-bytes") as caught:
             for piece in decompress(chunked(bomb, 1 << 20), Limits(layer_bytes=100_000_000)):
                 seen += len(piece)
                 assert len(piece) <= PIECE

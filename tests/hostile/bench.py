@@ -191,7 +191,7 @@ def _held(filesystem: Filesystem, inode: Any) -> Held:
     if kind == stat.S_IFLNK:
         return "-> " + filesystem.target(inode).decode("utf-8", "surrogateescape")
     if kind == stat.S_IFREG:
-        large = inode.size > 1 << 20
+        large = inode.size > 8 << 20  # the files of the holes cases
         return _digest(filesystem, inode) if large else filesystem.read(inode)
     return (_KINDS[kind],) if kind == stat.S_IFIFO else (_KINDS[kind], *inode.rdev)
 
