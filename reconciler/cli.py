@@ -26,7 +26,7 @@ from reconciler.options import (
     optional_config,
     passing,
 )
-from reconciler.streams import mend_streams
+from reconciler.streams import leave_stderr, mend_streams
 from reconciler.verbs.session import (
     EXIT_FAILED,
     EXIT_OK,
@@ -306,4 +306,6 @@ def main() -> NoReturn:
 
         show_error(host_error("the run ended early", error), as_json=as_json)
         sys.exit(EXIT_FAILED)
+    finally:
+        leave_stderr()
     sys.exit(EXIT_OK)

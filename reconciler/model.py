@@ -214,25 +214,29 @@ class DesiredImage:
     builder: str = "tools"
     """What `spec.builder` comes to on this host: "direct" or "tools", never "auto"."""
 
-    @property
-    def keys(self) -> StageKeys:
-        """The chain of stage keys: each covers its own inputs and the key before it."""
-        # the builders give equal trees in different bytes
-        how = () if self.builder == "tools" else (self.builder,)
-        flatten = key("flatten", self.pinned.digest, str(self.pinned.platform), *how)
-        modules = self.kernel.modules if self.kernel and self.spec.inject_modules else None
-        if self.spec.size is None:  # "auto" makes room for what goes in later
-            ext4 = key("ext4", flatten, "auto", self.guest_digest, modules)
-        else:
-            ext4 = key("ext4", flatten, self.spec.size)
-        ownership = key("ownership", ext4)
-        guest = key("guest", ownership, self.guest_digest, self.vsock_port, modules)
-        return StageKeys(flatten, ext4, ownership, guest, kernel_key(self.kernel))
+    keys: StageKeys = field(init=False, compare=False, repr=False)
+    """The chain of stage keys: each covers its own inputs and the key before it."""
+    id: str = field(init=False, compare=False, repr=False)
+    """The artifact's name: 32 hex digits over everything that changes its bytes."""
 
-    @property
-    def id(self) -> str:
-        """The artifact's name: 32 hex digits over everything that changes its bytes."""
-        return key("artifact", self.keys.rootfs, self.keys.kernel)[:32]
+    def __post_init__(self) -> None:
+        keys = _keys_of(self)  # once: a pass over a thousand images asks for them again and again
+        object.__setattr__(self, "keys", keys)
+        object.__setattr__(self, "id", key("artifact", keys.rootfs, keys.kernel)[:32])
+
+
+def _keys_of(image: DesiredImage) -> StageKeys:
+    # the builders give equal trees in different bytes
+    how = () if image.builder == "tools" else (image.builder,)
+    flatten = key("flatten", image.pinned.digest, str(image.pinned.platform), *how)
+    modules = image.kernel.modules if image.kernel and image.spec.inject_modules else None
+    if image.spec.size is None:  # "auto" makes room for what goes in later
+        ext4 = key("ext4", flatten, "auto", image.guest_digest, modules)
+    else:
+        ext4 = key("ext4", flatten, image.spec.size)
+    ownership = key("ownership", ext4)
+    guest = key("guest", ownership, image.guest_digest, image.vsock_port, modules)
+    return StageKeys(flatten, ext4, ownership, guest, kernel_key(image.kernel))
 
 
 Fingerprint = tuple[int, int, int]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reconciler.collection import Holding, Kind, References
 from reconciler.config.load import Config
-from reconciler.errors import REPORT, BangerError, Code, HostError
+from reconciler.errors import REPORT, BangerError, Code, HostError, ImageError
 from reconciler.ext4 import libext2fs
 from reconciler.files import allocated, host_error
 from reconciler.guest.assets import assets_digest
@@ -69,6 +69,12 @@ class Surveyor:
             stage = Stage.KERNEL
             kernel = self._identify(spec)
             stage = Stage.GUEST
+            if spec.inject_modules:
+                raise ImageError(
+                    "inject-modules = true cannot be done by this version",
+                    code=Code.CONFIG_INVALID,
+                    resolution="Take it out: the modules lie in modules/ beside the rootfs.",
+                )
             guest = assets_digest(spec.platform) if spec.guest else None
         except BangerError as error:
             return Unresolved(spec, stage, error)

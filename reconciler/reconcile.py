@@ -97,6 +97,7 @@ def reconcile(config: Config, host: Host) -> Pass:
         services.store.prepare()
         with _alone(services, wishes.lock_timeout):
             surveyor = _surveyor(services)
+            known = _holds_anything(services.store)
             before = services.records.read()
             notes = Notes(services.store.state)
             wanted = surveyor.wanted(config, _held(config, wishes, notes))
@@ -110,7 +111,7 @@ def reconcile(config: Config, host: Host) -> Pass:
             after = _read_again(services, before)
             collected = Collected()
             if not (wishes.only or host.cancelled.is_set()):
-                worse = before if before.unusable or before.damaged else after
+                worse = before if known and (before.unusable or before.damaged) else after
                 collected = _collect(surveyor, services, plan, worse, _ages(config), dry_run=False)
     return Pass(
         mode="apply",
@@ -305,6 +306,11 @@ def _surveyor(services: Services) -> Surveyor:
     return Surveyor(services.store, services.blobs, services.sources, services.kernels)
 
 
+def _holds_anything(store: Store) -> bool:
+    """False on a new host: that there are no records then is no loss."""
+    return bool(store.database.exists() or store.names() or store.artifact_ids())
+
+
 def _ages(config: Config) -> Ages:
     return Ages(staging=config.gc.staging_min_age, blob=config.gc.blob_min_age)
 
@@ -319,13 +325,11 @@ def _collect(
     dry_run: bool,
 ) -> Collected:
     """Collect, unless the records cannot be read: then nothing is known to be garbage."""
-    links = services.store.names()
-    known = services.store.database.exists() or links or services.store.artifact_ids()
-    if known and (contents.unusable or contents.damaged):
+    if _holds_anything(services.store) and (contents.unusable or contents.damaged):
         return Collected(errors=("nothing is collected: the records could not be read",))
     specs = [image.desired.spec for image in plan.images if image.desired] if plan else []
     documents = services.sources.documents(specs)
-    stays = references(contents.records.values(), plan, documents, links)
+    stays = references(contents.records.values(), plan, documents, services.store.names())
     found = plan_collection(surveyor.holdings(stays), stays, ages)
     if not dry_run:
         return collect(found, services.store, services.emit)

@@ -89,6 +89,7 @@ class TestFirstLight:
         result = program.run(config)
         assert result.code == 0, result.err
         assert "1 created" in result.out
+        assert "warning" not in result.out
         assert str(program.state / "images") in result.out
         e2fsck(program.rootfs("web"))
         assert program.rootfs("web").stat().st_size == 64 << 20

@@ -20,7 +20,9 @@ TOOLS = ("mkfs.ext4", "debugfs", "e2fsck")
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     make_layout(tmp_path / "web", [tar(directory("etc"), file("etc/hostname", b"guest\n"))])
-    image = f'[[image]]\nname = "web"\nref = "oci:{tmp_path}/web"\nsize = "32MiB"'
+    image = (
+        f'[[image]]\nname = "web"\nref = "oci:{tmp_path}/web"\nsize = "32MiB"\nbuilder = "tools"'
+    )
     (tmp_path / "banger.toml").write_text(f"version = 1\n{image}\n")
     return tmp_path / "banger.toml"
 

@@ -38,7 +38,8 @@ def write_config(root: Path, tag: str, content: bytes, size: str = "64MiB") -> P
     layer = tar(directory("etc"), file("etc/noise", content))
     make_layout(root / f"web{tag}", [layer], tag=tag, compression="none")
     ages = '[gc]\nstaging-min-age = "0s"\nblob-min-age = "0s"'
-    image = f'[[image]]\nname = "web"\nref = "oci:{root}/web{tag}:{tag}"\nsize = "{size}"'
+    source = f'ref = "oci:{root}/web{tag}:{tag}"\nbuilder = "tools"'
+    image = f'[[image]]\nname = "web"\n{source}\nsize = "{size}"'
     (root / "banger.toml").write_text(f"version = 1\n{ages}\n{image}\n")
     return root / "banger.toml"
 

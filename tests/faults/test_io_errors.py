@@ -30,7 +30,9 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     make_layout(tmp_path / "web", [tar(directory("etc"), file("etc/x", bytes(range(256)) * 999))])
-    image = f'[[image]]\nname = "web"\nref = "oci:{tmp_path}/web"\nsize = "32MiB"'
+    image = (
+        f'[[image]]\nname = "web"\nref = "oci:{tmp_path}/web"\nsize = "32MiB"\nbuilder = "tools"'
+    )
     (tmp_path / "banger.toml").write_text(f"version = 1\n{image}\n")
     return tmp_path / "banger.toml"
 
