@@ -101,6 +101,7 @@ def reconcile(config: Config, host: Host) -> Pass:
             before = services.records.read()
             notes = Notes(services.store.state)
             wanted = surveyor.wanted(config, _held(config, wishes, notes))
+            services.sources.remember()
             observed = surveyor.observed(wanted, before)
             plan = _plan(config, wishes, make_plan(wanted, observed), notes, keep=True)
             host.emit("plan.computed", changes=plan.changes, images=len(plan.images))

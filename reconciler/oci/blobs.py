@@ -85,9 +85,9 @@ class BlobCache:
         self.root = root
 
     @property
-    def tags(self) -> Path:
-        """Where `oci.tags` keeps what tags stood for last."""
-        return self.root / "tags"
+    def memory(self) -> Path:
+        """Where `oci.memory` keeps what was resolved before."""
+        return self.root / "resolved"
 
     def path(self, digest: str) -> Path:
         """Where the blob lies or would lie. Raises ImageError for what is no digest."""
@@ -210,9 +210,9 @@ class BorrowedBlobs(BlobCache):
         self._lender = lender
 
     @property
-    def tags(self) -> Path:
-        """The lender's memory of tags."""
-        return self._lender.tags
+    def memory(self) -> Path:
+        """The lender's memory."""
+        return self._lender.memory
 
     def path(self, digest: str) -> Path:
         """Where the lender has the blob; else where it lies, or would lie, under `root`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,13 +56,16 @@ class Layout:
         self._files = files
         self._scheme = scheme
         self._limits = limits
+        self._lock = threading.Lock()
+        self._read: Index | None = None
 
     def entries(self, ref: Reference) -> tuple[Entry, ...]:
         """What the reference can mean: one entry, or one for each platform.
 
         Raises ImageError: not-found with the tags there are, or image-invalid.
         """
-        index = self._index()
+        with self._lock:  # once, also when a thousand images ask
+            index = self._read = self._read or self._index()
         if ref.digest:
             found = [entry for entry in index.entries if entry.descriptor.digest == ref.digest]
         elif ref.tag:

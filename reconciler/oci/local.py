@@ -30,27 +30,28 @@ class LocalSource(Protocol):
 
 
 class LocalImages:
-    """All local sources of a pass. Safe to share between threads."""
+    """All local sources of a pass, each index read once. Safe to share between threads."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._lock = threading.Lock()
-        self._archives: dict[tuple[str, str], tuple[Fingerprint, LocalSource]] = {}
+        self._known: dict[tuple[str, str], tuple[Fingerprint, LocalSource]] = {}
 
     def open(self, ref: Reference) -> LocalSource:
         """The source that a reference with a path names. Raises ImageError, HostError."""
-        if ref.scheme == "oci":
-            return Layout(Directory(Path(ref.path)), ref.scheme, self._limits)
-        seen = _fingerprint(Path(ref.path))
+        path = Path(ref.path)
+        seen = _fingerprint(path / "index.json" if ref.scheme == "oci" else path)
         with self._lock:
-            known = self._archives.get((ref.scheme, ref.path))
+            known = self._known.get((ref.scheme, ref.path))
             if known and known[0] == seen:
                 return known[1]
             source = self._index(ref)
-            self._archives[ref.scheme, ref.path] = (seen, source)
+            self._known[ref.scheme, ref.path] = (seen, source)
             return source
 
     def _index(self, ref: Reference) -> LocalSource:
+        if ref.scheme == "oci":
+            return Layout(Directory(Path(ref.path)), ref.scheme, self._limits)
         archive = Archive(Path(ref.path), self._limits)
         if ref.scheme == "oci-archive":
             return Layout(archive, ref.scheme, self._limits)

@@ -33,10 +33,10 @@ from reconciler.oci.documents import (
 from reconciler.oci.download import download
 from reconciler.oci.limits import DEFAULTS, Limits, exceeded
 from reconciler.oci.local import LocalImages, LocalSource
+from reconciler.oci.memory import Memory
 from reconciler.oci.reference import Reference, parse_reference
 from reconciler.oci.registry import Registry
 from reconciler.oci.repository import Progress, Repository
-from reconciler.oci.tags import TagMemory
 from reconciler.oci.web import Web
 
 MAX_NESTING = 4
@@ -76,7 +76,7 @@ class Sources:
         self._limits = limits
         self._timeout = timeout
         self._local = LocalImages(limits)
-        self._tags = TagMemory(blobs.tags)
+        self._memory = Memory(blobs.memory)
         self._web = Web(registries)
         self._keyring = Keyring(registries, os.environ, ask)
         self._lock = threading.Lock()
@@ -92,7 +92,13 @@ class Sources:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.remember()
         self._web.close()
+
+    def remember(self) -> None:
+        """Keep what was resolved so far for the passes to come."""
+        if not self._read_only:
+            self._memory.save()
 
     def resolve(self, spec: ImageSpec) -> PinnedImage:
         """Pin an image: its manifest and config land in the blob cache.
@@ -102,12 +108,8 @@ class Sources:
         """
         ref = parse_reference(spec.ref)
         top = self._top(ref, spec)
-        manifest, body = self._manifest(ref, spec, top)
-        config = self._document(ref, spec, body.config)
-        parsed = parse_config(config, f"{printable(ref.text)}: its config")
-        pinned = pin(manifest, body, parsed, spec.platform)
-        if not (ref.path or ref.digest or self._read_only):
-            self._tags.remember(str(ref), top)
+        pinned = self._memory.pinned(top, spec.platform) or self._pin(ref, spec, top)
+        self._memory.remember(None if ref.path or ref.digest else str(ref), top, pinned)
         return pinned
 
     def fetch(self, spec: ImageSpec, descriptor: Descriptor, progress: Progress) -> Path:
@@ -163,8 +165,14 @@ class Sources:
         self._demand_online(spec, f"the manifest of {printable(ref.text)}")
         return self._try(ref, partial(self._ask, ref, None if spec.pull == "always" else known))
 
+    def _pin(self, ref: Reference, spec: ImageSpec, top: Descriptor) -> PinnedImage:
+        manifest, body = self._manifest(ref, spec, top)
+        config = self._document(ref, spec, body.config)
+        parsed = parse_config(config, f"{printable(ref.text)}: its config")
+        return pin(manifest, body, parsed, spec.platform)
+
     def _known(self, ref: Reference) -> Descriptor | None:
-        found = self._blobs.known(ref.digest) if ref.digest else self._tags.recall(str(ref))
+        found = self._blobs.known(ref.digest) if ref.digest else self._memory.tag(str(ref))
         return found if found and self._blobs.has(found) else None
 
     def _ask(self, ref: Reference, known: Descriptor | None, at: Repository) -> Descriptor:
