@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml hatch_build.py $(wildcard reconciler/guest/src/*)
 WORKERS ?= 2
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench bench-noop lint clean
 
 demo: $(VENV)/.installed
 	@contrib/install-packages run
@@ -20,6 +20,11 @@ test: $(VENV)/.installed-dev lint
 bench: $(VENV)/.installed-dev
 	@contrib/install-packages test
 	$(BIN)/python tests/bench/bench.py $(ARGS)
+
+# what a pass costs that finds nothing to do
+bench-noop: $(VENV)/.installed-dev
+	@contrib/install-packages test
+	$(BIN)/python tests/bench/noop.py $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

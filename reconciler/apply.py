@@ -14,10 +14,10 @@ from reconciler.collection import Collection, Holding, Kind, Removal
 from reconciler.errors import REPORT, BangerError, Code, HostError
 from reconciler.model import Action, Emit, Failure, Stage
 from reconciler.parallel import in_threads
-from reconciler.pipeline import Progress, Services, StageResult, build
 from reconciler.plan import ImagePlan, Observed, Plan
 from reconciler.records import Contents
 from reconciler.room import Interrupted
+from reconciler.services import Progress, Services, StageResult
 from reconciler.stages.record import timestamp
 from reconciler.store import Store
 
@@ -109,6 +109,8 @@ def _branch(plan: ImagePlan, services: Services, progress: Progress) -> None:
     match plan.action:
         case Action.CREATE | Action.UPDATE | Action.REPLACE | Action.REPAIR | Action.NOOP:
             if plan.runs and plan.desired:
+                from reconciler.pipeline import build  # the builders: only where one is needed
+
                 build(plan.desired, services, progress)
         case Action.ORPHAN:
             services.emit("image.orphaned", image=plan.name, reason=plan.reason.value)

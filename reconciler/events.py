@@ -15,8 +15,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-import structlog
-
 from reconciler.model import printable
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -85,6 +83,8 @@ def log_sink(level: str, form: str, *, colour: bool) -> Sink:
     level: the least that is written. form: auto, console, json or journal; auto is the journal's
     form under systemd, console on a terminal and json elsewhere.
     """
+    import structlog  # takes a while, and most runs keep no log
+
     processors: list[Any] = [_timestamp, structlog.processors.format_exc_info]
     chosen = _form(form)
     if chosen == "console":

@@ -297,9 +297,12 @@ def kernel_key(kernel: KernelTriple | None) -> str:
     return key("kernel", kernel.kernel, kernel.initrd, kernel.modules, kernel.cmdline)
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
 def canonical(value: Any) -> str:
     """JSON with one spelling: sorted keys, no blanks, ASCII only."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return _CANONICAL.encode(value)
 
 
 def printable(raw: bytes | str, limit: int = 200) -> str:

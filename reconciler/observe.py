@@ -7,9 +7,10 @@ whose fingerprints still hold is believed, and only where they do not are bytes 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from reconciler.collection import Holding, Kind, References
@@ -25,6 +26,7 @@ from reconciler.model import (
     Fingerprint,
     ImageSpec,
     KernelTriple,
+    Platform,
     Record,
     Stage,
     printable,
@@ -34,7 +36,7 @@ from reconciler.oci.source import Sources
 from reconciler.parallel import in_threads
 from reconciler.plan import Artifact, Held, Observed, Unresolved, Wanted
 from reconciler.records import Contents
-from reconciler.stages import flatten, resolve
+from reconciler.stages import resolve
 from reconciler.store import Store, is_open
 
 _RESOLVERS = 8
@@ -55,14 +57,16 @@ class Surveyor:
 
         held: by name, the images that are left alone; nobody is asked about them.
         """
-        port = config.guest.vsock_port
+        port, assets = config.guest.vsock_port, cache(assets_digest)  # read once a pass
 
         def pin(spec: ImageSpec) -> Wanted:
-            return held.get(spec.name) or self._pin(spec, port)
+            return held.get(spec.name) or self._pin(spec, port, assets)
 
         return tuple(in_threads(pin, config.images, _RESOLVERS, "resolve"))
 
-    def _pin(self, spec: ImageSpec, vsock_port: int) -> DesiredImage | Unresolved:
+    def _pin(
+        self, spec: ImageSpec, vsock_port: int, assets: Callable[[Platform], str]
+    ) -> DesiredImage | Unresolved:
         stage = Stage.RESOLVE
         try:
             pinned = resolve.run(spec, self.sources)
@@ -75,7 +79,7 @@ class Surveyor:
                     code=Code.CONFIG_INVALID,
                     resolution="Take it out: the modules lie in modules/ beside the rootfs.",
                 )
-            guest = assets_digest(spec.platform) if spec.guest else None
+            guest = assets(spec.platform) if spec.guest else None
         except BangerError as error:
             return Unresolved(spec, stage, error)
         except OSError as error:
@@ -187,6 +191,10 @@ class Surveyor:
         return frozenset()
 
     def _tree_is_whole(self, image: DesiredImage) -> bool:
+        from reconciler.stages import (
+            flatten,  # the readers of layers: only where one is to be built
+        )
+
         scratch = self.store.scratch_for(image.keys.flatten)
         return self.store.owns_scratch() and scratch.is_dir() and flatten.is_whole(image, scratch)
 
@@ -223,7 +231,7 @@ class Surveyor:
         What stays anyway is not looked into, so that a pass over a thousand images is cheap.
         """
         store, now = self.store, time.time()
-        for name in store.names():  # first, so that none is left pointing at nothing
+        for name in store.names().keys() - stays.names:  # first, so that none points at nothing
             yield _holding(Kind.LINK, name, store.by_name / name, now)
         for image_id in store.artifact_ids():
             path = store.artifact(image_id)
@@ -238,7 +246,7 @@ class Surveyor:
             yield Holding(Kind.STRANGER, path.name, path, 0.0, 0)
         for path in store.half_made():
             yield _holding(Kind.SCRATCH, path.name, path, now)
-        for digest, path, size, mtime in self.blobs.listing():
+        for digest, path, size, mtime in self.blobs.listing(stays.blobs):
             yield Holding(Kind.BLOB, digest, path, _age(now, mtime / 1e9), size)
         for path, size, mtime in self.blobs.leftovers():
             yield Holding(Kind.PARTIAL, path.name, path, _age(now, mtime / 1e9), size)

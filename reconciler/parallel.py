@@ -7,6 +7,7 @@ minutes later, when they were what the signal was to stop. So the wait here is m
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -26,9 +27,26 @@ def in_threads(
     name: a prefix for the threads' names. Raises what the first failing item raised, when all
     have ended.
     """
-    with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
-        futures = [pool.submit(work, item) for item in items]
-        pending = set(futures)
+    queue = deque(enumerate(items))
+    done: dict[int, _Result] = {}
+    failed: dict[int, BaseException] = {}
+
+    def worker() -> None:  # takes one after the other: a task for each of thousands costs more
+        while queue:
+            try:
+                number, item = queue.popleft()
+            except IndexError:  # another was faster
+                return
+            try:
+                done[number] = work(item)
+            except BaseException as error:
+                failed[number] = error
+
+    count = min(threads, len(queue))
+    with ThreadPoolExecutor(max(count, 1), thread_name_prefix=name) as pool:
+        pending = {pool.submit(worker) for _ in range(count)}
         while pending:
             pending = wait(pending, timeout=_NAP).not_done
-        return [future.result() for future in futures]
+    if failed:
+        raise failed[min(failed)]
+    return [done[number] for number in sorted(done)]

@@ -30,11 +30,11 @@ from reconciler.observe import Surveyor
 from reconciler.oci.blobs import BlobCache, BorrowedBlobs
 from reconciler.oci.limits import DEFAULTS
 from reconciler.oci.source import TIMEOUT, Sources
-from reconciler.pipeline import Services
 from reconciler.plan import Held, ImagePlan, Plan, make_plan
 from reconciler.prune import prune
 from reconciler.records import Contents, Records
 from reconciler.room import Interrupted
+from reconciler.services import Services
 from reconciler.stages.record import timestamp
 from reconciler.store import Store
 from reconciler.tools import Checkpoint, Tools

@@ -17,19 +17,25 @@ from reconciler.sizes import format_size
 
 _MARKS = {"noop": "", "orphan": "yellow", "suspend": "yellow", "prune": "red", "repair": "yellow"}
 
+_FEW = 40
+"""Images: a table of more than this leaves out what is as it was."""
+
 
 def show_pass(document: Document, console: Console, *, verbose: bool) -> None:
     """A pass or a preview: one row an image, then what failed, what was collected, the sum."""
     planned = document["mode"] == "plan"
     table = _table("NAME", "ACTION", "REASON", "DIGEST", "ROOTFS")
-    for image in document["images"]:
+    shown = document["images"] if verbose else _worth_showing(document["images"])
+    for image in shown:
         action = "failed" if image["error"] else image["action"]
         style = "red" if image["error"] else _MARKS.get(action, "green")
         table.add_row(
             image["name"], Text(action, style), image["reason"], _digest(image), _rootfs(image)
         )
-    if document["images"]:
+    if shown:
         console.print(table)
+    if hidden := len(document["images"]) - len(shown):
+        console.print(Text(f"{hidden} more are unchanged (-v lists them)"))
     if planned or verbose:
         _show_stages(document["images"], console, only_runs=not verbose)
     _show_errors(document["errors"], console)
@@ -39,6 +45,13 @@ def show_pass(document: Document, console: Console, *, verbose: bool) -> None:
     verdict = "" if document["changed"] or document["failed"] else "nothing to change: "
     verdict = verdict if planned or verdict == "" else "nothing changed: "
     console.print(Text(f"{verdict}{document['msg']}"))
+
+
+def _worth_showing(images: list[Document]) -> list[Document]:
+    """All images of a host that has a few; of many, those with something to tell."""
+    if len(images) <= _FEW:
+        return images
+    return [image for image in images if image["error"] or image["action"] != "noop"]
 
 
 def _show_stages(images: list[Document], console: Console, *, only_runs: bool) -> None:

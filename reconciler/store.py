@@ -24,6 +24,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,7 @@ from reconciler.model import Fingerprint
 JOURNAL, STAGING_SUFFIX = "journal.json", ".staging"
 _LOCK_STEP = 0.2
 """Seconds between two tries to take the lock."""
+_ID = re.compile(r"[0-9a-f]{32}")
 _CONTENTS = (ROOTFS, KERNEL, INITRD, MODULES, MANIFEST, JOURNAL)
 
 
@@ -147,28 +149,28 @@ class Store:
 
     def artifact_ids(self) -> list[str]:
         """The ids that have a published directory, whole or not."""
-        return [p.name for p in self._image_entries() if not p.name.endswith(STAGING_SUFFIX)]
+        return [name for name in self._image_entries() if not name.endswith(STAGING_SUFFIX)]
 
     def staging_ids(self) -> list[str]:
         """The ids that have a staging directory."""
-        found = (p.name for p in self._image_entries() if p.name.endswith(STAGING_SUFFIX))
+        found = (name for name in self._image_entries() if name.endswith(STAGING_SUFFIX))
         return [name.removesuffix(STAGING_SUFFIX) for name in found]
 
-    def _image_entries(self) -> list[Path]:
-        return [p for p in self._listed() if _is_id(p.name.removesuffix(STAGING_SUFFIX))]
+    def _image_entries(self) -> list[str]:
+        return [name for name in self._listed() if _is_id(name.removesuffix(STAGING_SUFFIX))]
 
-    def _listed(self) -> list[Path]:
+    def _listed(self) -> list[str]:
         with host_errors("the state directory cannot be read"):
             try:
-                return sorted(self.images.iterdir())
+                return sorted(os.listdir(self.images))  # noqa: PTH208 - no Path for each of thousands
             except FileNotFoundError:
                 return []
 
     def strangers(self) -> list[Path]:
         """What lies in images/ and is nothing of ours: nobody reads or removes it."""
         ours = {self.by_name.name, "lost+found"}
-        named = (p for p in self._listed() if not _is_id(p.name.removesuffix(STAGING_SUFFIX)))
-        return [path for path in named if path.name not in ours]
+        named = (name for name in self._listed() if not _is_id(name.removesuffix(STAGING_SUFFIX)))
+        return [self.images / name for name in named if name not in ours]
 
     def half_made(self) -> list[Path]:
         """What unfinished work left outside images/: trees in scratch, kernels on their way."""
@@ -182,9 +184,10 @@ class Store:
         """name -> id, as the by-name links say it."""
         found = {}
         with host_errors("the links of the names cannot be read"), suppress(FileNotFoundError):
-            for link in sorted(self.by_name.iterdir()):
+            for name in sorted(os.listdir(self.by_name)):  # noqa: PTH208
                 with suppress(OSError):  # no link, or gone meanwhile
-                    found[link.name] = link.readlink().name
+                    target = os.readlink(f"{self.by_name}/{name}")  # noqa: PTH115
+                    found[name] = target.rpartition("/")[2]
         return {name: target for name, target in found.items() if _is_id(target)}
 
     # -- artifacts ------------------------------------------------------------------------------
@@ -201,7 +204,7 @@ class Store:
         found: dict[str, Fingerprint] = {}
         for name in (ROOTFS, KERNEL, INITRD, MODULES, MANIFEST):
             try:
-                info = (directory / name).lstat()
+                info = os.lstat(f"{directory}/{name}")  # cheaper than a Path each
             except OSError:
                 continue
             size = 0 if name == MODULES else info.st_size
@@ -301,7 +304,7 @@ def is_open(directory: Path) -> bool:
 
 
 def _is_id(name: str) -> bool:
-    return len(name) == 32 and all(c in "0123456789abcdef" for c in name)
+    return _ID.fullmatch(name) is not None
 
 
 def _locked(lock: int) -> bool:

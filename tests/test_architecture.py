@@ -28,7 +28,7 @@ observe
 pipeline
 direct.*
 stages.*
-room
+room services
 notes
 prune collection
 plan

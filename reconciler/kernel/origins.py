@@ -23,7 +23,6 @@ from reconciler.errors import Code, HostError, ImageError
 from reconciler.files import host_errors, remove_tree, rename_new, write_durably
 from reconciler.guest.assets import binary
 from reconciler.kernel.files import modules_release, scan_modules
-from reconciler.kernel.initramfs import make_initramfs
 from reconciler.kernel.parts import source_errors
 from reconciler.model import FileSource, KernelEntry, Platform, printable
 from reconciler.tools import Checkpoint, Completed, find, never, run
@@ -160,6 +159,8 @@ class Origins:
                 code=Code.KERNEL_INVALID,
                 resolution="Give `modules`, or a file for `initrd`.",
             )
+        from reconciler.kernel.initramfs import make_initramfs  # only where one is asked for
+
         modules = entry.modules.path
         with source_errors(entry.name, modules):
             release = _release_directory(modules)

@@ -180,13 +180,18 @@ class BlobCache:
             aside.parent.mkdir(parents=True, exist_ok=True)
             self.path(digest).rename(aside)
 
-    def listing(self) -> Iterator[tuple[str, Path, int, int]]:
-        """For the collector: (digest, path, allocated bytes, mtime in ns) of each blob."""
-        for directory in ("blobs/sha256", "blobs/sha512"):
-            for entry in _scan(self.root / directory):
+    def listing(self, but: frozenset[str] = frozenset()) -> Iterator[tuple[str, Path, int, int]]:
+        """For the collector: (digest, path, allocated bytes, mtime in ns) of each blob.
+
+        but: digests of blobs that stay, and are not looked at.
+        """
+        for algorithm in ("sha256", "sha512"):
+            for entry in _scan(self.root / "blobs" / algorithm):
+                digest = f"{algorithm}:{entry.name}"
+                if digest in but:
+                    continue
                 with suppress(ImageError):
-                    digest = check_digest(f"{directory.rpartition('/')[2]}:{entry.name}")
-                    yield digest, Path(entry.path), *_allocated(entry)
+                    yield check_digest(digest), Path(entry.path), *_allocated(entry)
 
     def leftovers(self) -> Iterator[tuple[Path, int, int]]:
         """For the collector: (path, allocated bytes, mtime in ns) of partial and quarantined files.
@@ -224,9 +229,9 @@ class BorrowedBlobs(BlobCache):
         if self.path(digest).is_relative_to(self.root):
             super().quarantine(digest)
 
-    def listing(self) -> Iterator[tuple[str, Path, int, int]]:
+    def listing(self, but: frozenset[str] = frozenset()) -> Iterator[tuple[str, Path, int, int]]:
         """The lender's blobs."""
-        return self._lender.listing()
+        return self._lender.listing(but)
 
     def leftovers(self) -> Iterator[tuple[Path, int, int]]:
         """The lender's partial and quarantined files."""

@@ -58,6 +58,7 @@ class Layout:
         self._limits = limits
         self._lock = threading.Lock()
         self._read: Index | None = None
+        self._named: dict[str | None, list[Entry]] = {}
 
     def entries(self, ref: Reference) -> tuple[Entry, ...]:
         """What the reference can mean: one entry, or one for each platform.
@@ -66,10 +67,12 @@ class Layout:
         """
         with self._lock:  # once, also when a thousand images ask
             index = self._read = self._read or self._index()
-        if ref.digest:
-            found = [entry for entry in index.entries if entry.descriptor.digest == ref.digest]
-        elif ref.tag:
-            found = [entry for entry in index.entries if entry.name == ref.tag]
+            if not self._named:
+                for entry in index.entries:
+                    for name in {entry.descriptor.digest, entry.name}:
+                        self._named.setdefault(name, []).append(entry)
+        if ref.digest or ref.tag:
+            found = self._named.get(ref.digest or ref.tag, [])
         else:
             found = [entry for entry in index.entries if not entry.attestation]
             if len({entry.name for entry in found}) > 1:

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from reconciler.model import Descriptor, Fingerprint
-from reconciler.oci.archive import Archive
 from reconciler.oci.documents import Entry
 from reconciler.oci.layout import Directory, Layout
 from reconciler.oci.limits import Limits
 from reconciler.oci.reference import Reference
-from reconciler.oci.saved import SavedImages
 
 
 class LocalSource(Protocol):
@@ -52,9 +50,13 @@ class LocalImages:
     def _index(self, ref: Reference) -> LocalSource:
         if ref.scheme == "oci":
             return Layout(Directory(Path(ref.path)), ref.scheme, self._limits)
+        from reconciler.oci.archive import Archive  # the reader of tars: only where one is named
+
         archive = Archive(Path(ref.path), self._limits)
         if ref.scheme == "oci-archive":
             return Layout(archive, ref.scheme, self._limits)
+        from reconciler.oci.saved import SavedImages
+
         return SavedImages(archive, self._limits)
 
 

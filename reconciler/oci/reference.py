@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from reconciler.errors import Code, ImageError
 from reconciler.model import printable
@@ -56,6 +57,7 @@ class Reference:
         return start + tag + digest
 
 
+@lru_cache(4096)
 def parse_reference(text: str) -> Reference:
     """Take a reference apart. Raises ImageError (reference-invalid) that quotes the input.
 

@@ -7,19 +7,16 @@ after that nobody needs to know what kind of source it was.
 
 from __future__ import annotations
 
-import os
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 from reconciler.errors import BangerError, Code, ImageError, RemoteError
 from reconciler.model import Descriptor, Emit, ImageSpec, PinnedImage, RegistryConfig, printable
-from reconciler.oci.auth import Ask, Keyring
 from reconciler.oci.blobs import BlobCache, Claim
 from reconciler.oci.documents import (
     CONFIG_TYPES,
@@ -30,22 +27,19 @@ from reconciler.oci.documents import (
     parse_document,
     pin,
 )
-from reconciler.oci.download import download
 from reconciler.oci.limits import DEFAULTS, Limits, exceeded
 from reconciler.oci.local import LocalImages, LocalSource
 from reconciler.oci.memory import Memory
 from reconciler.oci.reference import Reference, parse_reference
-from reconciler.oci.registry import Registry
-from reconciler.oci.repository import Progress, Repository
-from reconciler.oci.web import Web
+
+if TYPE_CHECKING:
+    from reconciler.oci.auth import Ask
+    from reconciler.oci.remote import Remote
+    from reconciler.oci.repository import Progress, Repository
 
 MAX_NESTING = 4
 """Indexes within indexes."""
 TIMEOUT = 1800.0
-MIRROR_REST = 60.0
-"""Seconds for which a mirror that is not available is not asked again."""
-
-_Result = TypeVar("_Result")
 
 
 class Sources:
@@ -68,20 +62,21 @@ class Sources:
         limits: Limits = DEFAULTS,
         timeout: float = TIMEOUT,
     ) -> None:
-        self._configured = {entry.host: entry for entry in registries}
         self._blobs = blobs
-        self._emit = emit
         self._offline = offline
         self._read_only = read_only
         self._limits = limits
-        self._timeout = timeout
         self._local = LocalImages(limits)
         self._memory = Memory(blobs.memory)
-        self._web = Web(registries)
-        self._keyring = Keyring(registries, os.environ, ask)
         self._lock = threading.Lock()
-        self._registries: dict[str, Registry] = {}
-        self._down: dict[str, float] = {}
+        self._remote: Remote | None = None
+
+        def connect() -> Remote:
+            from reconciler.oci.remote import Remote  # and with it the HTTP client
+
+            return Remote(registries, emit, ask, limits, timeout)
+
+        self._connect = connect
 
     def __enter__(self) -> Sources:
         return self
@@ -93,7 +88,8 @@ class Sources:
         trace: TracebackType | None,
     ) -> None:
         self.remember()
-        self._web.close()
+        if self._remote:
+            self._remote.close()
 
     def remember(self) -> None:
         """Keep what was resolved so far for the passes to come."""
@@ -138,8 +134,7 @@ class Sources:
         """Fetch a file by URL, verified, atomically. Raises RemoteError, HostError."""
         if self._offline:
             raise _forbidden(printable(url.partition("?")[0]), "--offline")
-        note = partial(self._note, "download")
-        download(self._web, url, sha256, destination, progress=progress, note=note)
+        self._connected().download(url, sha256, destination, progress)
 
     def documents(self, specs: Iterable[ImageSpec]) -> frozenset[str]:
         """Digests of the indexes or manifests that these references stood for last.
@@ -154,6 +149,12 @@ class Sources:
                 found.add(known.digest)
         return frozenset(found)
 
+    def _connected(self) -> Remote:
+        with self._lock:
+            if self._remote is None:
+                self._remote = self._connect()
+            return self._remote
+
     def _top(self, ref: Reference, spec: ImageSpec) -> Descriptor:
         """The index or manifest that the reference stands for now."""
         if ref.path:
@@ -163,7 +164,9 @@ class Sources:
         if known and (ref.digest or self._offline or spec.pull == "never"):
             return known
         self._demand_online(spec, f"the manifest of {printable(ref.text)}")
-        return self._try(ref, partial(self._ask, ref, None if spec.pull == "always" else known))
+        return self._connected().ask(
+            ref, partial(self._ask, ref, None if spec.pull == "always" else known)
+        )
 
     def _pin(self, ref: Reference, spec: ImageSpec, top: Descriptor) -> PinnedImage:
         manifest, body = self._manifest(ref, spec, top)
@@ -210,7 +213,7 @@ class Sources:
             self._blobs.ingest(descriptor, self._local.open(ref).chunks(descriptor))
         else:
             self._demand_online(spec, f"{descriptor.digest} of {printable(ref.text)}")
-            self._try(ref, partial(self._get_document, descriptor))
+            self._connected().ask(ref, partial(self._get_document, descriptor))
         return self._blobs.read(descriptor, limit)
 
     def _get_document(self, descriptor: Descriptor, at: Repository) -> Descriptor:
@@ -241,52 +244,13 @@ class Sources:
                 _copy(self._local.open(ref), claim, progress)
                 return
             self._demand_online(spec, f"{descriptor.digest} of {printable(ref.text)}")
-            self._try(ref, lambda at: at.blob(claim, progress), origin_only=origin_only)
-
-    def _try(
-        self, ref: Reference, action: Callable[[Repository], _Result], *, origin_only: bool = False
-    ) -> _Result:
-        """The mirrors in order, then the origin, whose error is the one that is told."""
-        for mirror in () if origin_only else self._mirrors(ref):
-            try:
-                return action(mirror)
-            except RemoteError as error:
-                if error.retryable:
-                    self._down[mirror.registry.host] = time.monotonic() + MIRROR_REST
-        return action(self._repository(ref.host, ref.repository))
-
-    def _mirrors(self, ref: Reference) -> Iterator[Repository]:
-        entry = self._configured.get(ref.host)
-        for mirror in entry.mirrors if entry else ():
-            host, _, prefix = mirror.strip("/").partition("/")
-            if time.monotonic() < self._down.get(host, 0.0):
-                continue
-            yield self._repository(host, f"{prefix}/{ref.repository}" if prefix else ref.repository)
-
-    def _repository(self, host: str, name: str) -> Repository:
-        with self._lock:
-            if host not in self._registries:
-                configured = tuple(self._configured.values())
-                self._registries[host] = Registry(host, self._web, self._keyring, configured)
-            note = partial(self._note, host)
-            registry = self._registries[host]
-            return Repository(registry, name, note, self._limits, self._timeout)
+            self._connected().ask(ref, lambda at: at.blob(claim, progress), origin_only=origin_only)
 
     def _demand_online(self, spec: ImageSpec, what: str) -> None:
         if self._offline:
             raise _forbidden(what, "--offline")
         if spec.pull == "never":
             raise _forbidden(what, 'pull = "never"')
-
-    def _note(self, host: str, error: RemoteError, attempt: int, seconds: float) -> None:
-        self._emit(
-            "backoff.scheduled",
-            host=host,
-            attempt=attempt,
-            delay_seconds=round(seconds, 1),
-            error_code=error.code.value,
-            message=error.brief,
-        )
 
 
 def _copy(local: LocalSource, claim: Claim, progress: Progress) -> None:

@@ -7,8 +7,12 @@ meanwhile, that digest is used throughout.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from reconciler.model import ImageSpec, PinnedImage
-from reconciler.oci.source import Sources
+
+if TYPE_CHECKING:
+    from reconciler.oci.source import Sources
 
 
 def run(spec: ImageSpec, sources: Sources) -> PinnedImage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -10,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
 
 from reconciler.errors import BangerError, Busy, Code, ConfigError
 from reconciler.options import Options
@@ -57,11 +58,10 @@ def events(options: Options, *sinks: Sink) -> Iterator[Events]:
     from reconciler.progress import progress
 
     colour = options.colour_on(sys.stderr)
-    level = options.log_level or "error" if options.quiet else options.log_level
     with progress(options.progress, colour=colour, quiet=options.quiet) as shown:
         all_sinks = [shown, *sinks]
-        if level:
-            all_sinks.append(log_sink(level, options.log_format, colour=colour))
+        if options.log_level:
+            all_sinks.append(log_sink(options.log_level, options.log_format, colour=colour))
         yield Events(all_sinks)
 
 
@@ -101,7 +101,7 @@ def show(
 
 def print_json(document: dict[str, Any]) -> None:
     """The one document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=True) + "\n")
+    sys.stdout.write(to_json(document, indent=2, ensure_ascii=True).decode() + "\n")
     sys.stdout.flush()
 
 
