@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,7 @@ def key(*parts: str | int | None) -> str:
     return hashlib.sha256(canonical([RECIPE_VERSION, *parts]).encode()).hexdigest()
 
 
+@cache
 def kernel_key(kernel: KernelTriple | None) -> str:
     """The stage key of a kernel triple; the catalog name is not part of it, the bytes are."""
     if kernel is None:
@@ -312,5 +314,7 @@ def printable(raw: bytes | str, limit: int = 200) -> str:
     'a\\\\nb\\\\x1b[31m'
     """
     text = raw.decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else raw
+    if text.isprintable() and len(text) <= limit:
+        return text
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return safe if len(safe) <= limit else safe[: limit - 3] + "..."

@@ -133,6 +133,8 @@ def reconcile(config: Config, host: Host) -> Pass:
 
 def _read_again(services: Services, before: Contents) -> Contents:
     """The records after the work; where a full disk forbids even that, those from before it."""
+    if not services.records.written:
+        return before
     try:
         return services.records.read()
     except HostError as error:

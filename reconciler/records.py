@@ -53,6 +53,8 @@ class Records:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._log = path.with_name(path.name + "-wal")
+        self.written = False
+        """True once anything was written, or tried, through this object."""
 
     def read(self) -> Contents:
         """Everything in it. A missing or garbage database is `unusable`; a newer one is refused."""
@@ -133,6 +135,7 @@ class Records:
 
     def set_aside(self) -> Path:
         """Move an unusable database out of the way, keeping it for a look. Returns where it is."""
+        self.written = True
         aside = self._path.with_name(f"{self._path.name}.damaged")
         for suffix in ("-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
@@ -141,6 +144,7 @@ class Records:
 
     @contextmanager
     def _writer(self) -> Iterator[sqlite3.Connection]:
+        self.written = True
         try:
             with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS)) as database:
                 database.execute("PRAGMA journal_mode=WAL")

@@ -21,8 +21,9 @@ def image(platform: Platform = AMD64, runtime: str = '{"Env":["A=\\u00e9"]}') ->
 
 def test_another_process_knows_what_was_saved(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "oci/resolved")
-    memory.remember("host/web:1", TOP, image())
-    memory.remember(None, TOP, image(ARM64))
+    memory.keep(TOP, image())
+    memory.keep_tag("host/web:1", TOP)
+    memory.keep(TOP, image(ARM64))
     memory.save()
     again = Memory(tmp_path / "oci/resolved")
     assert again.tag("host/web:1") == TOP
@@ -36,12 +37,13 @@ def test_nothing_is_written_when_nothing_is_new(tmp_path: Path) -> None:
     memory = Memory(path)
     memory.save()
     assert not path.exists()
-    memory.remember("host/web:1", TOP, image())
+    memory.keep(TOP, image())
+    memory.keep_tag("host/web:1", TOP)
     memory.save()
     path.chmod(0o400)
     before = path.stat()
     again = Memory(path)
-    again.remember("host/web:1", TOP, image())
+    again.keep_tag("host/web:1", TOP)
     again.save()
     assert path.stat().st_ino == before.st_ino
 
@@ -50,8 +52,10 @@ def test_what_two_processes_learn_is_kept_side_by_side(tmp_path: Path) -> None:
     first, second = Memory(tmp_path / "resolved"), Memory(tmp_path / "resolved")
     assert first.tag("host/a:1") is None
     assert second.tag("host/b:1") is None
-    first.remember("host/a:1", TOP, image())
-    second.remember("host/b:1", TOP, image())
+    first.keep(TOP, image())
+    first.keep_tag("host/a:1", TOP)
+    second.keep(TOP, image())
+    second.keep_tag("host/b:1", TOP)
     first.save()
     second.save()
     assert Memory(tmp_path / "resolved").tag("host/a:1") == TOP
@@ -62,7 +66,8 @@ def test_what_two_processes_learn_is_kept_side_by_side(tmp_path: Path) -> None:
 def test_a_flipped_bit_makes_it_forget_everything(tmp_path: Path, where: int) -> None:
     path = tmp_path / "resolved"
     memory = Memory(path)
-    memory.remember("host/web:1", TOP, image())
+    memory.keep(TOP, image())
+    memory.keep_tag("host/web:1", TOP)
     memory.save()
     raw = bytearray(path.read_bytes())
     raw[where] ^= 1
@@ -75,6 +80,7 @@ def test_a_flipped_bit_makes_it_forget_everything(tmp_path: Path, where: int) ->
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no directory")
     memory = Memory(tmp_path / "file/resolved")
-    memory.remember("host/web:1", TOP, image())
+    memory.keep(TOP, image())
+    memory.keep_tag("host/web:1", TOP)
     memory.save()
     assert memory.tag("host/web:1") == TOP

@@ -52,13 +52,15 @@ class Memory:
         """The image that an index or manifest holds for a platform, if that was read before."""
         return self._read().pins.get(_key(top, platform))
 
-    def remember(self, reference: str | None, top: Descriptor, pinned: PinnedImage) -> None:
-        """Keep what was read. reference: None when it need not be asked for again."""
-        known, key = self._read(), _key(top, pinned.platform)
-        if reference and known.tags.get(reference) != top:
-            known.tags[reference] = self._new.tags[reference] = top
-        if known.pins.get(key) != pinned:
-            known.pins[key] = self._new.pins[key] = pinned
+    def keep(self, top: Descriptor, pinned: PinnedImage) -> None:
+        """Remember the image that an index or manifest holds for the platform of `pinned`."""
+        key = _key(top, pinned.platform)
+        self._read().pins[key] = self._new.pins[key] = pinned
+
+    def keep_tag(self, reference: str, top: Descriptor) -> None:
+        """Remember what a reference stands for."""
+        if self.tag(reference) != top:
+            self._read().tags[reference] = self._new.tags[reference] = top
 
     def save(self) -> None:
         """Write what is new, beside what others wrote. A cache that cannot be written is no error.

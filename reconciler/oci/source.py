@@ -104,8 +104,12 @@ class Sources:
         """
         ref = parse_reference(spec.ref)
         top = self._top(ref, spec)
-        pinned = self._memory.pinned(top, spec.platform) or self._pin(ref, spec, top)
-        self._memory.remember(None if ref.path or ref.digest else str(ref), top, pinned)
+        pinned = self._memory.pinned(top, spec.platform)
+        if pinned is None:
+            pinned = self._pin(ref, spec, top)
+            self._memory.keep(top, pinned)
+        if not (ref.path or ref.digest):
+            self._memory.keep_tag(str(ref), top)
         return pinned
 
     def fetch(self, spec: ImageSpec, descriptor: Descriptor, progress: Progress) -> Path:

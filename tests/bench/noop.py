@@ -114,7 +114,9 @@ def main() -> None:
 
 def show(found: dict[str, list[tuple[float, float]]]) -> None:
     """The table, as Markdown: medians, and ratios of the processor time."""
-    medians = {n: [statistics.median(column) for column in zip(*s, strict=True)] for n, s in found.items()}
+    medians = {
+        n: [statistics.median(column) for column in zip(*s, strict=True)] for n, s in found.items()
+    }
     pydantic, libraries = medians["pydantic"][1], medians["libraries"][1]
     print("| no-op | wall s | cpu s | of pydantic | of the libraries |\n|---|--:|--:|--:|--:|")
     for name, (wall, cpu) in medians.items():
