@@ -19,7 +19,7 @@ from reconciler.errors import BangerError, Code
 from reconciler.files import clone_file, host_error, host_errors, sparse_digest
 from reconciler.kernel.store import KernelStore
 from reconciler.manifest import ROOTFS
-from reconciler.model import DesiredImage, Emit, ImageSpec, Stage
+from reconciler.model import DesiredImage, Emit, Stage
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.layers import LayerMismatch
 from reconciler.oci.limits import DEFAULTS, Limits
@@ -30,7 +30,7 @@ from reconciler.room import Feed, Interrupted, Room
 from reconciler.stages import ext4, flatten, guest, kernel, ownership, publish, pull, record
 from reconciler.store import Store, is_open
 from reconciler.tools import Tools
-from reconciler.wishes import never
+from reconciler.wishes import Wishes
 
 _Run = Callable[[DesiredImage, Room], None]
 
@@ -47,7 +47,7 @@ class Services:
     tools: Tools
     emit: Emit
     cancelled: threading.Event
-    give_up: Callable[[ImageSpec], str] = never
+    wishes: Wishes = field(default_factory=Wishes)
     timeout: float = math.inf
     """Seconds for one image."""
     limits: Limits = DEFAULTS
@@ -155,7 +155,7 @@ def _room(plan: ImagePlan, image: DesiredImage, services: Services) -> Room:
         feed=Feed(image.pinned),
         before=plan.record or plan.taken_over,
         cancelled=services.cancelled,
-        give_up=lambda: services.give_up(image.spec),
+        give_up=lambda: services.wishes.give_up(image.spec),
         deadline=time.monotonic() + services.timeout,
         limits=services.limits,
     )
