@@ -16,14 +16,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from reconciler.config.file import read_bytes
+from reconciler.config.load import Config, parse
 from reconciler.errors import ConfigError
-from reconciler.model import Emit
+from reconciler.model import Emit, printable
 
 POLL_SECONDS = 5.0
 """Between two looks where no events come."""
@@ -83,6 +84,22 @@ def settled(path: Path) -> Sight:
         before = sight
 
 
+def accept(sight: Sight, path: Path, interval: float | None = None) -> Config:
+    """The configuration that a sight holds. Raises ConfigError when it is none to work by.
+
+    An empty file is none: it is what a file looks like while somebody writes it. interval: seconds,
+    in place of the configuration's.
+    """
+    if sight.data is None:
+        raise sight.problem or ConfigError(f"{path} cannot be read")
+    if not sight.data.strip():
+        raise ConfigError(f"{path} is empty", resolution="Remove images by removing their entries.")
+    config = parse(sight.data, path.absolute().parent, path)
+    if interval is None:
+        return config
+    return replace(config, reconcile=replace(config.reconcile, interval=interval))
+
+
 def hops(path: Path) -> list[Path]:
     """The directories in which the parts of this path are looked up that are links, or the file."""
     pending, current, found = deque(path.absolute().parts[1:]), Path("/"), []
@@ -112,7 +129,7 @@ def places(path: Path) -> Places:
     found: Places = {}
     for directory in hops(path):
         existing = directory
-        while not existing.is_dir() and existing != existing.parent:
+        while not _is_directory(existing) and existing != existing.parent:
             existing = existing.parent
         for place in (existing, existing.parent):
             try:
@@ -167,6 +184,9 @@ class Watch:
         self._emit = emit
         self._told = first.digest
         self._stopped = threading.Event()
+        self._wake = threading.Event()
+        """Somebody wants a look, or the end; watchfiles looks at it every few milliseconds."""
+        self._asked = False
         self._armed = False
         self._degraded = ""
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -175,25 +195,47 @@ class Watch:
         """Begin to watch. What changes after `first` was seen is told, events or not."""
         self._thread.start()
 
+    def look(self) -> None:
+        """Read the file and tell what is there: an event or a reading that was lost is made up for.
+
+        Returns at once.
+        """
+        self._asked = True
+        self._wake.set()
+
     def stop(self) -> None:
-        """End the thread; returns when it has ended."""
+        """End the thread; returns when it has ended, or hangs in a filesystem that does not answer.
+
+        It dies with the process then: it is a daemon thread.
+        """
         self._stopped.set()
-        self._thread.join()
+        self._wake.set()
+        self._thread.join(LONGEST_SETTLE)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            watched = places(self._path)
-            reason = blind_spot(watched, _mounts())
             try:
-                notify = RustNotify([str(p) for p in watched], False, False, 0, False, True)
-            except (WatchfilesRustInternalError, OSError) as error:
-                # no instance or no watch is left, or a directory went away this moment
-                self._follow(watched, None, f"no events: {error}")
-                continue
-            try:
-                self._follow(watched, notify, reason)
-            finally:
-                notify.close()
+                self._watch()
+            except Exception as error:  # without this thread no edit would ever be seen again
+                problem = printable(f"{type(error).__name__}: {error}")
+                self._say({}, f"the file cannot be watched: {problem}")
+                self._stopped.wait(POLL_SECONDS)
+
+    def _watch(self) -> None:
+        """Arm, and follow until the places are others."""
+        self._look()  # also when what follows cannot be done
+        watched = places(self._path)
+        reason = blind_spot(watched, _mounts())
+        try:
+            notify = RustNotify([str(p) for p in watched], False, False, 0, False, True)
+        except (WatchfilesRustInternalError, OSError) as error:
+            # no instance or no watch is left, or a directory went away this moment
+            self._follow(watched, None, f"no events: {error}")
+            return
+        try:
+            self._follow(watched, notify, reason)
+        finally:
+            notify.close()
 
     def _follow(self, watched: Places, notify: RustNotify | None, reason: str) -> None:
         """Look after every event, until the places are others than those watched."""
@@ -204,22 +246,26 @@ class Watch:
             self._tell(True)
         wait = POLL_SECONDS if reason else CAREFUL_SECONDS
         while not self._stopped.is_set() and places(self._path) == watched:
-            if notify is None:
-                self._stopped.wait(wait)
-                self._look()
-                return  # events may be had again by now
-            if _changes(notify, wait, self._stopped):
+            told = _changes(notify, wait, self._wake) if notify else _nothing(self._wake, wait)
+            self._wake.clear()
+            if told or glance(self._path).digest != self._told:
                 self._until_quiet(notify)
             self._look()
+            if notify is None:
+                return  # events may be had again by now
 
-    def _until_quiet(self, notify: RustNotify) -> None:
+    def _until_quiet(self, notify: RustNotify | None) -> None:
+        if notify is None:
+            self._stopped.wait(self.settle)
+            return
         deadline = time.monotonic() + LONGEST_SETTLE
         while time.monotonic() < deadline and _changes(notify, self.settle, self._stopped):
             pass
 
     def _look(self) -> None:
+        asked, self._asked = self._asked, False
         sight = settled(self._path)
-        if sight.digest != self._told and not self._stopped.is_set():
+        if (asked or sight.digest != self._told) and not self._stopped.is_set():
             self._told = sight.digest
             self._tell(sight)
 
@@ -231,10 +277,23 @@ class Watch:
         self._degraded = reason
 
 
-def _changes(notify: RustNotify, seconds: float, stopped: threading.Event) -> bool:
+def _changes(notify: RustNotify, seconds: float, until: threading.Event) -> bool:
     """Wait for events, at most this long; False when none came."""
     milliseconds = max(1, round(seconds * 1000))
-    return isinstance(notify.watch(_STEP_MS, _STEP_MS, milliseconds, stopped), set)
+    return isinstance(notify.watch(_STEP_MS, _STEP_MS, milliseconds, until), set)
+
+
+def _nothing(until: threading.Event, seconds: float) -> bool:
+    """Wait where nothing tells of changes."""
+    until.wait(seconds)
+    return False
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # behind a directory that may not be searched
+        return False
 
 
 def _mounts() -> str:
