@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from reconciler.digests import sparse_digest
 from reconciler.direct.builder import DirectBuilder
 from reconciler.errors import BangerError, Code
-from reconciler.files import clone_file, host_error, host_errors, sparse_digest
+from reconciler.files import clone_file, host_error, host_errors
 from reconciler.kernel.store import KernelStore
 from reconciler.manifest import ROOTFS
 from reconciler.model import DesiredImage, Emit, ImageSpec, Stage

@@ -32,12 +32,13 @@ from reconciler.oci.limits import DEFAULTS
 from reconciler.oci.source import TIMEOUT, Sources
 from reconciler.pipeline import Services
 from reconciler.plan import Held, ImagePlan, Plan, make_plan
+from reconciler.processes import Checkpoint
 from reconciler.prune import prune
 from reconciler.records import Contents, Records
 from reconciler.room import Interrupted
 from reconciler.stages.record import timestamp
 from reconciler.store import Store
-from reconciler.tools import Checkpoint, Tools
+from reconciler.tools import Tools
 from reconciler.wishes import Wishes
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,14 +34,8 @@ _FIRST_INODE = 12
 _LOST_AND_FOUND_BLOCKS = 4
 """e2fsck moves what it finds into blocks that are there already; mke2fs makes as many."""
 
-_ENTRY_TYPES = {
-    Kind.REGULAR: 1,
-    Kind.DIRECTORY: 2,
-    Kind.CHARACTER: 3,
-    Kind.BLOCK: 4,
-    Kind.FIFO: 5,
-    Kind.SYMLINK: 7,
-}
+_ENTRY_TYPES = (1, 0, 7, 3, 4, 2, 5)
+"""Of directory entries, by the number of the kind; headers alone have the second kind."""
 _CREATED = int(FAKE_TIME)
 _UNSIGNED_HASH = 2
 """In s_flags: names are hashed as unsigned bytes, which is another version of each hash."""
@@ -142,23 +136,21 @@ class Metadata:
         links = node.nlink
         if inode == ROOT_INODE and LOST_AND_FOUND not in node.children:
             links += 1
-        mode = _MODES[node.kind] | node.mode
         raw = pack_inode(
-            mode, node.uid, node.gid, links, size, time_ns=node.mtime_ns, created=_CREATED,
-            block=block, blocks=blocks, flags=flags,
+            _MODES[node.kind] | node.mode, node.uid, node.gid, links, size,
+            time_ns=node.mtime_ns, created=_CREATED, block=block, blocks=blocks, flags=flags,
         )  # fmt: skip
         self.writer.write_inode(inode, raw)
 
     def _put_mapped(
-        self, inode: int, node: Node, extents: Iterable[Extent], size: int, flags: int = 0
+        self, inode: int, node: Node, extents: Sequence[Extent], size: int, flags: int = 0
     ) -> None:
         """An inode that has blocks; more extents than fit into it go into a tree."""
-        extents = tuple(extents)
+        blocks = sum(extent[2] for extent in extents) if len(extents) != 1 else extents[0][2]
         inside = extents if len(extents) <= EXTENTS_INSIDE else ()
-        blocks = sum(count for _, _, count in extents)
         flags |= EXTENTS_FLAG
         self._put(inode, node, extents_block(inside), blocks=blocks, flags=flags, size=size)
-        if not inside and extents:
+        if extents and not inside:
             self.space.close()  # as above: the library takes the blocks of the tree
             self.writer.set_extents(inode, extents)
 
@@ -176,9 +168,11 @@ class Metadata:
 
     def _write_directory(self, inode: int, node: Node) -> None:
         entries: list[Entry] = []
+        numbers, types = self.numbers, _ENTRY_TYPES
         for name, child in sorted(node.children.items()):
-            entries.append((name, self.numbers[child], _ENTRY_TYPES[child.kind]))
-            if child.kind is Kind.DIRECTORY:
+            kind = child.kind
+            entries.append((name, numbers[child], types[kind]))
+            if kind is Kind.DIRECTORY:
                 self._parents[child] = inode
         if inode == ROOT_INODE and LOST_AND_FOUND not in node.children:
             entries.append((LOST_AND_FOUND, _LOST_AND_FOUND_INODE, _ENTRY_TYPES[Kind.DIRECTORY]))

@@ -38,6 +38,8 @@ _EXTENTS_PER_BLOCK = 170
 """340 fit; blocks that were split are half full."""
 _DIRENT_ROOM = BLOCK - 12 - 264
 """Of a directory block: without the checksum, and with a longest name that just did not fit."""
+_UNBROKEN = (_BLOCKS_PER_GROUP - 1) * BLOCK
+"""Bytes below which a file has no more extents than its inode holds."""
 _SLACK = 32
 
 
@@ -90,13 +92,18 @@ def need_of(tree: Tree) -> Need:
     """Measure a tree. Holes count as full. Raises ImageError for attributes that do not fit."""
     blocks = inodes = 0
     seen: set[int] = set()
-    for path, node in tree.walk():
+    for node in tree.nodes():
         if node.nlink > 1 and node.kind is not Kind.DIRECTORY:
             if id(node) in seen:
                 continue
             seen.add(id(node))
         inodes += 1
-        blocks += _content_blocks(node) + _xattr_blocks(path, node)
+        if node.kind is Kind.REGULAR and node.size < _UNBROKEN:
+            blocks += (node.size + BLOCK - 1) // BLOCK
+        else:
+            blocks += _content_blocks(node)
+        if node.xattrs:
+            blocks += _xattr_blocks(tree, node)
     return Need(blocks, inodes)
 
 
@@ -135,11 +142,10 @@ def _tree_blocks(extents: int) -> int:
     return leaves + (0 if leaves <= _EXTENTS_IN_INODE else 1 + leaves // _EXTENTS_PER_BLOCK)
 
 
-def _xattr_blocks(path: bytes, node: Node) -> int:
-    if not node.xattrs:
-        return 0
+def _xattr_blocks(tree: Tree, node: Node) -> int:
     blocks = blocks_needed(node.xattrs)
     if blocks is None:
+        path = next(path for path, found in tree.walk() if found is node)
         raise ImageError(
             f"{printable(path)}: its extended attributes exceed the 4 KiB that ext4 has for them"
         )

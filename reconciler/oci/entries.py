@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from types import MappingProxyType
+from typing import Any
 
 from reconciler.errors import ImageError
 from reconciler.model import printable
@@ -53,6 +55,10 @@ class Header:
     rdev: tuple[int, int] = (0, 0)
     xattrs: Xattrs = ()
     content: int = 0
+
+
+NO_CHILDREN: Any = MappingProxyType({})
+"""Of every node that is no directory: a dict for each of a million files would take 64 MB."""
 
 
 @dataclass(slots=True, eq=False)

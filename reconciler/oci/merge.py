@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from reconciler.errors import ImageError
 from reconciler.model import printable
 from reconciler.oci.carry import carry
-from reconciler.oci.entries import Header, Kind, Node, Tree, Walk, components, follow
+from reconciler.oci.entries import (
+    NO_CHILDREN,
+    Header,
+    Kind,
+    Node,
+    Tree,
+    Walk,
+    components,
+    follow,
+)
 from reconciler.oci.limits import Limits, exceeded
 
 __all__ = ["Header", "Kind", "Merge", "Node", "Tree"]
@@ -48,12 +57,14 @@ class _Place:
 
     mine: names in it that the current layer has placed. length: bytes of its path with a closing
     slash, as spelt in the image or as it lies in the tree, whichever is more. depth: likewise.
+    is_roomy: any name will do here: no path can be too long, none has a meaning of its own.
     """
 
     node: Node
     mine: set[bytes]
     length: int
     depth: int
+    is_roomy: bool
 
 
 class Merge:
@@ -83,7 +94,13 @@ class Merge:
         """Replay one entry. False when its payload is of no use: a whiteout, or ignored."""
         try:
             self._count(header)
-            return self._replay(header)
+            directory, name = _split(header.path)
+            if name and header.kind is not Kind.HARDLINK and not name.startswith(_WHITEOUT):
+                place = self._places.get(directory)
+                if place is not None and place.is_roomy:
+                    self._set(place, name, header, None)
+                    return True
+            return self._replay(header, directory, name)
         except ImageError as exc:
             brief = f"{self._names[-1]}: {printable(header.path)}: {exc.brief}"
             raise ImageError(brief, code=exc.code, resolution=exc.resolution) from exc
@@ -94,10 +111,12 @@ class Merge:
 
     def _count(self, header: Header) -> None:
         """What the image asks of the host's memory, whether or not it lasts to the end."""
-        self._count_entry()
+        self._entries += 1
         self._metadata += len(header.path) + len(header.target)
         if header.xattrs:
             self._metadata += sum(len(name) + len(value) for name, value in header.xattrs)
+        if self._entries > self._limits.entries:
+            raise exceeded("entries", self._limits.entries, "entries and their parents")
         if self._metadata > self._limits.metadata_bytes:
             raise exceeded(
                 "metadata_bytes", self._limits.metadata_bytes, "names, targets and attributes"
@@ -108,8 +127,7 @@ class Merge:
         if self._entries > self._limits.entries:
             raise exceeded("entries", self._limits.entries, "entries and their parents")
 
-    def _replay(self, header: Header) -> bool:
-        directory, name = _split(header.path)
+    def _replay(self, header: Header, directory: bytes, name: bytes) -> bool:
         if not name:
             if header.kind is not Kind.DIRECTORY:
                 raise ImageError("the root can only be a directory")
@@ -180,7 +198,9 @@ class Merge:
         length = max(sum(map(len, names)) + len(names) for names in (parts, walk.names))
         depth = max(len(parts), len(walk.names))
         node = walk.nodes[-1]
-        place = self._places[directory] = _Place(node, self._mine_of(node), length, depth)
+        roomy = length <= _MAX_PATH - _MAX_NAME and depth < _MAX_DEPTH and node is not self._root
+        place = _Place(node, self._mine_of(node), length, depth, roomy)
+        self._places[directory] = place
         return place
 
     def _mine_of(self, directory: Node) -> set[bytes]:
@@ -283,35 +303,26 @@ def _check_lost_and_found(header: Header) -> None:
 
 def _node(header: Header, layer: int) -> Node:
     """The inode that a header describes. Raises ImageError when ext4 or Linux can have no such."""
-    size = header.size if header.kind is Kind.REGULAR else 0
-    content = header.content if header.kind is Kind.REGULAR else 0
+    kind = header.kind
+    size = content = 0
     target = b""
-    rdev = (0, 0)
-    if header.kind is Kind.SYMLINK:
+    if kind is Kind.REGULAR:
+        size, content = header.size, header.content
+        if size > _MAX_FILE:
+            raise ImageError(f"a file of {size} bytes, more than ext4 can hold")
+    elif kind is Kind.SYMLINK:
         target = header.target
         size = len(target)
         if not target or b"\0" in target or size > _MAX_TARGET:
             raise ImageError(f"a symbolic link to nothing, to a NUL or over {_MAX_TARGET} bytes")
-    elif header.kind in (Kind.CHARACTER, Kind.BLOCK):
-        rdev = header.rdev
-        if not (0 <= rdev[0] <= _MAX_MAJOR and 0 <= rdev[1] <= _MAX_MINOR):
-            raise ImageError(f"device number {rdev[0]}:{rdev[1]}, which Linux does not have")
-    elif size > _MAX_FILE:
-        raise ImageError(f"a file of {size} bytes, more than ext4 can hold")
+    elif kind is Kind.CHARACTER or kind is Kind.BLOCK:
+        major, minor = header.rdev
+        if not (0 <= major <= _MAX_MAJOR and 0 <= minor <= _MAX_MINOR):
+            raise ImageError(f"device number {major}:{minor}, which Linux does not have")
     return Node(
-        header.kind,
-        header.mode,
-        header.uid,
-        header.gid,
-        header.mtime_ns,
-        size,
-        content,
-        target,
-        rdev,
-        header.xattrs,
-        1,
-        layer,
-    )
+        kind, header.mode, header.uid, header.gid, header.mtime_ns, size, content, target,
+        header.rdev, header.xattrs, 1, layer, {} if kind is Kind.DIRECTORY else NO_CHILDREN,
+    )  # fmt: skip
 
 
 def _dress(node: Node, header: Header) -> None:
