@@ -167,7 +167,7 @@ def punch_hole(descriptor: int, offset: int, length: int) -> None:
 
 
 def start_writeback(descriptor: int) -> None:
-    """Ask the kernel to begin writing a file's dirty pages out; nobody waits, nothing is promised.
+    """Ask the kernel to begin writing a file's dirty pages out, as far as the disk takes them.
 
     The sync that counts comes later and finds less to do. Errors are left for it to report.
     """

@@ -40,8 +40,12 @@ from reconciler.stages.replay import replay
 
 @dataclass(slots=True)
 class DirectBuilder:
-    """One build. Use it in a `with`: what it has open is closed, whatever happens."""
+    """One build. Use it in a `with`: what it has open is closed, whatever happens.
 
+    digest: of the rootfs, once `finish` has ended.
+    """
+
+    digest: str = ""
     _open: ExitStack = field(default_factory=ExitStack)
     _image: NewImage | None = None
     _contents: Contents | None = None
@@ -110,8 +114,8 @@ class DirectBuilder:
             else:
                 free_unused(contents.extents, used_serials(tree), made.space, made.descriptor)
             self._write(image, room, made, tree)
-            self._open.close()  # bitmaps, superblock, sync
-        room.tools.e2fsck(room.rootfs, checkpoint=room.checkpoint)
+            self._open.close()  # bitmaps, superblock, sync, check
+        self.digest = made.digest
 
     def _take_from_spool(
         self, image: DesiredImage, room: Room, tree: Tree, contents: Contents

@@ -9,6 +9,7 @@ pieces they come.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
 
 from reconciler.direct.space import Range, Space
@@ -41,6 +42,7 @@ class Contents:
         self._start = 0
         self._end = 0
         self._begun = 0
+        self._behind = threading.Thread()
 
     def add(self, serial: int, size: int, payload: Iterable[Piece]) -> None:
         """Store one payload of `size` bytes. Its pieces may vanish after the next `flush`."""
@@ -102,9 +104,25 @@ class Contents:
             position += written
             if position < self._end:
                 buffers = _rest(buffers, written)
-        if self._begun >= _BEHIND:
+        if self._begun >= _BEHIND and not self._behind.is_alive():
             self._begun = 0
-            start_writeback(self._descriptor)
+            self._behind = _start_writeback(self._descriptor)
+
+
+def _start_writeback(descriptor: int) -> threading.Thread:
+    """Begin to write out what is dirty, in a thread, since that waits for a disk that is busy.
+
+    The thread has a descriptor of its own: the file may be closed before it is done.
+    """
+    own = os.dup(descriptor)
+
+    def begin() -> None:
+        start_writeback(own)
+        os.close(own)
+
+    thread = threading.Thread(target=begin, name="writeback", daemon=True)
+    thread.start()
+    return thread
 
 
 def _rest(buffers: list[bytes | memoryview], written: int) -> list[bytes | memoryview]:

@@ -135,9 +135,16 @@ class ProcessPump:
 def _start(order: dict[str, object]) -> Companion:
     """Run `ring.main` with our modules and no others; descriptors keep their numbers."""
     path = json.dumps([os.path.abspath(entry) for entry in sys.path])  # noqa: PTH100 - "" is here
-    argv = [sys.executable, "-I", "-S", "-c", _BOOT.format(ring.__name__), path, json.dumps(order)]
+    argv = [sys.executable, "-I", "-S", *_bytecode(), "-c", _BOOT.format(ring.__name__)]
+    argv += [path, json.dumps(order)]
     kept = [number for key in ("blob", "memory", "tell", "freed") if (number := order[key])]
     return Companion(argv, [number for number in kept if isinstance(number, int)], _ENVIRONMENT)
+
+
+def _bytecode() -> list[str]:
+    """The same habits with compiled modules as ours, since -I forgets the environment."""
+    prefix = ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else []
+    return [*prefix, "-B"] if sys.dont_write_bytecode else prefix
 
 
 def _error(document: dict[str, str]) -> BangerError:
