@@ -25,7 +25,7 @@ from reconciler.ext4.inode import (
 )
 from reconciler.ext4.libext2fs import NoRoom, Writer
 from reconciler.ext4.reader import LOST_AND_FOUND, ROOT_INODE, Extent, Filesystem
-from reconciler.oci.entries import Kind, Node
+from reconciler.oci.entries import DIRECTORY, FIFO, REGULAR, SYMLINK, Kind, Node
 from reconciler.stages.ownership import TYPES
 from reconciler.tools import FAKE_TIME
 
@@ -81,7 +81,7 @@ def number(root: Node) -> dict[Node, int]:
             else:
                 numbers[node] = following
                 following += 1
-            if node.kind is Kind.DIRECTORY:
+            if node.kind is DIRECTORY:
                 below.append(node)
         todo.extend(reversed(below))
     return numbers
@@ -109,15 +109,15 @@ class Metadata:
         self._parents[root] = ROOT_INODE
         for node, inode in self.numbers.items():
             if inode >= _FIRST_INODE:
-                self.writer.mark_inode(inode, directory=node.kind is Kind.DIRECTORY)
-            if node.kind is Kind.REGULAR:
+                self.writer.mark_inode(inode, directory=node.kind is DIRECTORY)
+            if node.kind is REGULAR:
                 self._write_file(inode, node)
-            elif node.kind is Kind.DIRECTORY:
+            elif node.kind is DIRECTORY:
                 self._write_directory(inode, node)
-            elif node.kind is Kind.SYMLINK:
+            elif node.kind is SYMLINK:
                 self._write_link(inode, node)
             else:
-                block = b"" if node.kind is Kind.FIFO else device_block(*node.rdev)
+                block = b"" if node.kind is FIFO else device_block(*node.rdev)
                 self._put(inode, node, block)
             if node.xattrs:
                 self.space.close()  # the library takes the block for them itself
@@ -172,10 +172,10 @@ class Metadata:
         for name, child in sorted(node.children.items()):
             kind = child.kind
             entries.append((name, numbers[child], types[kind]))
-            if kind is Kind.DIRECTORY:
+            if kind is DIRECTORY:
                 self._parents[child] = inode
         if inode == ROOT_INODE and LOST_AND_FOUND not in node.children:
-            entries.append((LOST_AND_FOUND, _LOST_AND_FOUND_INODE, _ENTRY_TYPES[Kind.DIRECTORY]))
+            entries.append((LOST_AND_FOUND, _LOST_AND_FOUND_INODE, _ENTRY_TYPES[DIRECTORY]))
         blocks = blocks_of(inode, self._parents[node], entries, self._hash)
         flags = INDEX_FLAG if len(blocks) > 1 else 0
         if inode == _LOST_AND_FOUND_INODE and not flags:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from reconciler.errors import ImageError
 from reconciler.ext4.xattr import blocks_needed
 from reconciler.model import printable
-from reconciler.oci.entries import Kind, Node, Tree
+from reconciler.oci.entries import DIRECTORY, REGULAR, SYMLINK, Node, Tree
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -93,12 +93,12 @@ def need_of(tree: Tree) -> Need:
     blocks = inodes = 0
     seen: set[int] = set()
     for node in tree.nodes():
-        if node.nlink > 1 and node.kind is not Kind.DIRECTORY:
+        if node.nlink > 1 and node.kind is not DIRECTORY:
             if id(node) in seen:
                 continue
             seen.add(id(node))
         inodes += 1
-        if node.kind is Kind.REGULAR and node.size < _UNBROKEN:
+        if node.kind is REGULAR and node.size < _UNBROKEN:
             blocks += (node.size + BLOCK - 1) // BLOCK
         else:
             blocks += _content_blocks(node)
@@ -117,13 +117,13 @@ def with_extra(need: Need, extra: Iterable[int]) -> Need:
 
 
 def _content_blocks(node: Node) -> int:
-    if node.kind is Kind.REGULAR:
+    if node.kind is REGULAR:
         return _file_blocks(node.size)
-    if node.kind is Kind.DIRECTORY:
+    if node.kind is DIRECTORY:
         names = sum((len(name) + 11) & ~3 for name in node.children)
         count = 1 + (24 + names) // _DIRENT_ROOM
         return count + _tree_blocks(count)  # written one by one, so each is an extent at worst
-    if node.kind is Kind.SYMLINK and len(node.target) >= FAST_SYMLINK:
+    if node.kind is SYMLINK and len(node.target) >= FAST_SYMLINK:
         return 1
     return 0
 

@@ -17,7 +17,16 @@ from zlib import adler32
 from reconciler.errors import ImageError
 from reconciler.model import printable
 from reconciler.oci import pax
-from reconciler.oci.entries import Header, Kind
+from reconciler.oci.entries import (
+    BLOCK_DEVICE,
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    HARDLINK,
+    REGULAR,
+    SYMLINK,
+    Header,
+)
 from reconciler.oci.limits import Limits, exceeded
 from reconciler.oci.pax import Records, number, small_number
 from reconciler.oci.sparse import (
@@ -47,16 +56,16 @@ _OLD_SPARSE = ord("S")
 _SPARSE_KEYS = frozenset({b"GNU.sparse.major", b"GNU.sparse.size", b"GNU.sparse.map"})
 
 _KINDS = {
-    ord("0"): Kind.REGULAR,
-    0: Kind.REGULAR,
-    ord("7"): Kind.REGULAR,  # contiguous: a hint to file systems of another age
-    _OLD_SPARSE: Kind.REGULAR,  # of GNU
-    ord("1"): Kind.HARDLINK,
-    ord("2"): Kind.SYMLINK,
-    ord("3"): Kind.CHARACTER,
-    ord("4"): Kind.BLOCK,
-    ord("5"): Kind.DIRECTORY,
-    ord("6"): Kind.FIFO,
+    ord("0"): REGULAR,
+    0: REGULAR,
+    ord("7"): REGULAR,  # contiguous: a hint to file systems of another age
+    _OLD_SPARSE: REGULAR,  # of GNU
+    ord("1"): HARDLINK,
+    ord("2"): SYMLINK,
+    ord("3"): CHARACTER,
+    ord("4"): BLOCK_DEVICE,
+    ord("5"): DIRECTORY,
+    ord("6"): FIFO,
 }
 
 
@@ -146,7 +155,7 @@ class _Reader:
         path = _path(block, records)
         try:
             header = _header(block, flag, path, records)
-            if header.kind is not Kind.REGULAR:
+            if header.kind is not REGULAR:
                 return header, ()  # a size in such a header says nothing, as for other readers
             payload: Payload = ()
             if flag == _OLD_SPARSE or (records and records.keys() & _SPARSE_KEYS):
@@ -223,7 +232,7 @@ def _header(block: bytes, flag: int, path: bytes, records: Records) -> Header:
     if kind is None:
         raise ImageError(f"unknown tar entry type {printable(bytes([flag]))}")
     if flag == 0 and path.endswith(b"/"):
-        kind = Kind.DIRECTORY  # as archives from before POSIX have it
+        kind = DIRECTORY  # as archives from before POSIX have it
     if records:
         mode = small_number(block[100:108])
         uid = pax.field(records, b"uid", block[108:116])
@@ -236,14 +245,14 @@ def _header(block: bytes, flag: int, path: bytes, records: Records) -> Header:
         mtime_ns = _time(block[136:148])
     if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
         raise ImageError(f"owner {uid}:{gid}, which Linux does not have")
-    header = Header(path, kind, mode & 0o7777, uid, gid, mtime_ns)
-    if kind is Kind.REGULAR:
-        if not 0 <= size <= _MAX_SIZE:
-            raise ImageError(f"a size of {size} bytes")
-        header.size = size
-    elif kind is Kind.SYMLINK or kind is Kind.HARDLINK:
+    if kind is not REGULAR:
+        size = 0
+    elif not 0 <= size <= _MAX_SIZE:
+        raise ImageError(f"a size of {size} bytes")
+    header = Header(path, kind, mode & 0o7777, uid, gid, mtime_ns, size)
+    if kind is SYMLINK or kind is HARDLINK:
         header.target = records.get(b"linkpath") or block[157:257].partition(b"\0")[0]
-    elif kind is Kind.CHARACTER or kind is Kind.BLOCK:
+    elif kind is CHARACTER or kind is BLOCK_DEVICE:
         major = pax.field(records, b"SCHILY.devmajor", block[329:337])
         header.rdev = (major, pax.field(records, b"SCHILY.devminor", block[337:345]))
     if records:
