@@ -15,14 +15,13 @@ import re
 import signal
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from reconciler.errors import Code, HostError
 
 CHUNK = 4 << 20
-"""Bytes in one chunk of a sparse digest."""
+"""Bytes copied at a time where the kernel cannot do it alone."""
 
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 _FICLONE = 0x40049409
@@ -30,6 +29,7 @@ _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
+_SYNC_RANGE_WRITE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -166,6 +166,14 @@ def punch_hole(descriptor: int, offset: int, length: int) -> None:
         os.pwrite(descriptor, bytes(min(CHUNK, offset + length - at)), at)
 
 
+def start_writeback(descriptor: int) -> None:
+    """Ask the kernel to begin writing a file's dirty pages out, as far as the disk takes them.
+
+    The sync that counts comes later and finds less to do. Errors are left for it to report.
+    """
+    _libc.sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_RANGE_WRITE)
+
+
 def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
     """The byte ranges [start, end) of a file that are not holes, in order."""
     position = 0
@@ -178,36 +186,6 @@ def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
             raise
         position = min(size, os.lseek(descriptor, start, os.SEEK_HOLE))
         yield start, position
-
-
-def sparse_digest(path: Path) -> str:
-    """The digest of a file that is mostly holes: `sha256-4m:<hex>`, at the price of its data only.
-
-    It is the sha256 over the sha256 values of the file's 4 MiB chunks, in order; a chunk of a hole
-    counts as the zeros that it reads as, so holes filled by a copy change nothing.
-    """
-    with path.open("rb", buffering=0) as stream:
-        descriptor = stream.fileno()
-        size = os.fstat(descriptor).st_size
-        chunks = (size + CHUNK - 1) // CHUNK
-        filled: set[int] = set()
-        for start, end in data_ranges(descriptor, size):
-            filled.update(range(start // CHUNK, (end + CHUNK - 1) // CHUNK))
-        hashes = [_ZERO_CHUNK] * chunks
-        if chunks and size % CHUNK:
-            hashes[-1] = hashlib.sha256(bytes(size % CHUNK)).digest()
-
-        def chunk_hash(index: int) -> tuple[int, bytes]:
-            return index, hashlib.sha256(os.pread(descriptor, CHUNK, index * CHUNK)).digest()
-
-        # hashlib lets go of the interpreter's lock: two threads are two cores
-        with ThreadPoolExecutor(2) as pool:
-            for index, value in pool.map(chunk_hash, sorted(filled)):
-                hashes[index] = value
-    return f"sha256-4m:{hashlib.sha256(b''.join(hashes)).hexdigest()}"
-
-
-_ZERO_CHUNK = hashlib.sha256(bytes(CHUNK)).digest()
 
 
 def file_digest(path: Path) -> str:

@@ -1,7 +1,7 @@
-"""The interpreter's settings for loops that are all of the work: replaying layers, writing inodes.
+"""The interpreter, set for loops that make hundreds of thousands of objects beside busy threads.
 
-The builders run such loops in `hot_loop()`. The settings hold for the whole process; several images
-may be built at a time, so the last one to leave puts them back.
+The builders run such loops in `hot_loop()`, and a whole build in `a_build()`. The settings hold for
+the whole process; several images may be built at a time, so the last one to leave puts them back.
 """
 
 from __future__ import annotations
@@ -18,6 +18,24 @@ _USUAL_SECONDS = 5e-3
 
 _lock = threading.Lock()
 _inside: list[None] = []
+_builds: list[None] = []
+
+
+@contextmanager
+def a_build() -> Iterator[None]:
+    """Let the search for garbage pass over what hot loops in here leave: a tree of an image.
+
+    Looking through it again and again would cost more than a tenth of a build, and find nothing.
+    """
+    with _lock:
+        _builds.append(None)
+    try:
+        yield
+    finally:
+        with _lock:
+            _builds.pop()
+            if not _builds:
+                gc.unfreeze()
 
 
 @contextmanager
@@ -47,4 +65,6 @@ def _leave() -> None:
         _inside.pop()
         if not _inside:
             sys.setswitchinterval(_USUAL_SECONDS)
+            if _builds:
+                gc.freeze()
             gc.enable()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from reconciler.digests import is_sparse_digest, sparse_digest
 from reconciler.errors import BangerError
-from reconciler.files import file_digest, sparse_digest
+from reconciler.files import file_digest
 from reconciler.kernel.files import modules_digest, scan_modules
 from reconciler.model import StageKeys
 
@@ -62,7 +63,9 @@ def damage(directory: Path, manifest: Manifest) -> dict[str, str]:
 
 def digest_like(path: Path, known: str) -> str:
     """The digest of a file, in the same form as `known`: sparse or plain."""
-    return sparse_digest(path) if known.startswith("sha256-4m:") else file_digest(path)
+    if is_sparse_digest(known):
+        return sparse_digest(path, known.partition(":")[0])
+    return file_digest(path)
 
 
 def _file_problem(path: Path, entry: FileEntry) -> str | None:

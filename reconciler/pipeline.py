@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from reconciler.digests import sparse_digest
 from reconciler.direct.builder import DirectBuilder
 from reconciler.errors import BangerError, Code
-from reconciler.files import clone_file, host_errors, sparse_digest
+from reconciler.files import clone_file, host_errors
+from reconciler.hot import a_build
 from reconciler.manifest import ROOTFS
 from reconciler.model import DesiredImage, Stage
 from reconciler.oci.layers import LayerMismatch
@@ -105,32 +107,33 @@ def _rootfs(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage
     if Stage.EXT4 in runs:
         room.store.write_journal(image.id, {})  # what is in staging proves nothing from here on
         room.tools.require()
-        if image.builder == "direct":
-            _build_directly(image, room, progress, runs)
-        else:
-            _build_with_tools(image, room, progress, runs)
-        _note_rootfs(image, room, sparse_digest(room.rootfs))
+        building = _build_directly if image.builder == "direct" else _build_with_tools
+        with a_build():
+            digest = building(image, room, progress, runs)
+        _note_rootfs(image, room, digest)
     else:
         _take_up(image, room)
 
 
-def _build_with_tools(
-    image: DesiredImage, room: Room, progress: Progress, runs: set[Stage]
-) -> None:
+def _build_with_tools(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage]) -> str:
+    """The stages one after the other; the digest of the rootfs."""
     if Stage.FLATTEN in runs or not flatten.load(image, room):
         _tree(image, room, progress, runs, flatten.run)
     _run(Stage.EXT4, ext4.run, image, room, progress)
     _run(Stage.OWNERSHIP, ownership.run, image, room, progress)
     if Stage.GUEST in runs:
         _run(Stage.GUEST, guest.run, image, room, progress)
+    return sparse_digest(room.rootfs)
 
 
-def _build_directly(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage]) -> None:
+def _build_directly(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage]) -> str:
+    """One pass that reports as the stages; the digest of the rootfs."""
     with DirectBuilder() as builder:
         _tree(image, room, progress, runs, builder.stream)
         _run(Stage.EXT4, builder.finish, image, room, progress)
     if Stage.GUEST in runs:
         _run(Stage.GUEST, guest.verify, image, room, progress)
+    return builder.digest
 
 
 def _take_up(image: DesiredImage, room: Room) -> None:

@@ -31,13 +31,14 @@ from reconciler.oci.blobs import BlobCache, BorrowedBlobs
 from reconciler.oci.limits import DEFAULTS
 from reconciler.oci.source import TIMEOUT, Sources
 from reconciler.plan import Held, ImagePlan, Plan, make_plan
+from reconciler.processes import Checkpoint
 from reconciler.prune import prune
 from reconciler.records import Contents, Records
 from reconciler.room import Interrupted
 from reconciler.services import Services
 from reconciler.stages.record import timestamp
 from reconciler.store import Store
-from reconciler.tools import Checkpoint, Tools
+from reconciler.tools import Tools
 from reconciler.wishes import Wishes
 
 

@@ -43,6 +43,7 @@ logins
 tools ext4.*
 config.*
 oci.*
+processes digests
 files hot parallel
 sizes durations streams
 wishes
@@ -52,13 +53,13 @@ __init__
 """
 
 OWNERS = {
-    "subprocess": {"tools"},
+    "subprocess": {"processes"},
     "httpx": {"oci.web", "oci.line"},
-    "ctypes": {"ext4.libext2fs", "files", "tools"},
+    "ctypes": {"ext4.libext2fs", "files", "processes"},
     "tomli": {"config.load"},
     "sqlite3": {"records"},
     "watchfiles": {"watch"},
-    "isal": {"oci.compression"},
+    "isal": {"oci.compression", "digests"},
     "backports": {"oci.compression"},
     "rich": {"render", "progress", "verbs.session"},
     "click": {"cli", "options"},

@@ -8,13 +8,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.builders import build, check, desired, listing, room_for, run
-from support.filesystems import ACL, MIB
+from support.filesystems import ACL, MIB, mounted
 from support.tarball import entry, gnu_long, header, tar
 
 from reconciler.direct import selfcheck
@@ -34,20 +32,6 @@ def find(filesystem: Filesystem, path: bytes) -> int:
     for name in path.split(b"/"):
         number = filesystem.entries(filesystem.inode(number))[name]
     return number
-
-
-@contextmanager
-def mounted(rootfs: Path, where: Path, options: str = "loop") -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount an image")
-    where.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-o", options, rootfs, where], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip(f"this host mounts no image: {done.stderr.decode().strip()}")
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", where], check=True)
 
 
 class TestSameBytes:

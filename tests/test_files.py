@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import pytest
 
 from reconciler.errors import Code
 from reconciler.files import (
-    CHUNK,
     allocated,
     clone_file,
     host_error,
@@ -21,7 +19,6 @@ from reconciler.files import (
     remove_tree,
     rename_exchange,
     rename_new,
-    sparse_digest,
     switch_link,
     write_durably,
 )
@@ -34,45 +31,6 @@ def sparse(path: Path, size: int, at: dict[int, bytes]) -> Path:
             stream.seek(position)
             stream.write(data)
     return path
-
-
-def plain_definition(path: Path) -> str:
-    data = path.read_bytes()
-    chunks = [data[i : i + CHUNK] for i in range(0, len(data), CHUNK)]
-    whole = hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in chunks))
-    return f"sha256-4m:{whole.hexdigest()}"
-
-
-@pytest.mark.parametrize(
-    ("size", "at"),
-    [
-        (0, {}),
-        (1, {0: b"x"}),
-        (CHUNK, {}),
-        (CHUNK + 4096, {}),
-        (CHUNK + 4096, {CHUNK + 5: b"x"}),
-        (5 * CHUNK, {CHUNK - 2: b"over a border", 4 * CHUNK: b"y"}),
-        (3 * CHUNK, {0: bytes(3 * CHUNK)}),
-    ],
-)
-def test_the_sparse_digest_is_its_definition(
-    tmp_path: Path, size: int, at: dict[int, bytes]
-) -> None:
-    path = sparse(tmp_path / "f", size, at)
-    assert sparse_digest(path) == plain_definition(path)
-
-
-def test_holes_filled_by_a_copy_do_not_change_the_digest(tmp_path: Path) -> None:
-    path = sparse(tmp_path / "f", 3 * CHUNK, {CHUNK: b"x"})
-    (tmp_path / "full").write_bytes(path.read_bytes())
-    assert sparse_digest(tmp_path / "full") == sparse_digest(path)
-
-
-def test_one_changed_bit_changes_the_digest(tmp_path: Path) -> None:
-    path = sparse(tmp_path / "f", 3 * CHUNK, {CHUNK: b"x"})
-    before = sparse_digest(path)
-    sparse(path, 3 * CHUNK, {CHUNK: b"y"})
-    assert sparse_digest(path) != before
 
 
 def test_a_clone_has_the_bytes_and_the_holes(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import itertools
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -14,14 +15,29 @@ import pytest
 from support.images import compress, digest_of
 from support.tarball import entry, tar
 
-from reconciler.errors import Code, ImageError
+from reconciler.errors import Code, HostError, ImageError
 from reconciler.model import Descriptor, Layer
+from reconciler.oci import layers
 from reconciler.oci.layers import LayerMismatch, layer_name, read_layer
 from reconciler.oci.limits import Limits
 
 NAME = "layer 1 of 1"
 CONTENT = os.urandom(900_000)
 TAR = tar(entry("a", data=b"a" * 5000), entry("b", data=CONTENT), entry("c", "dir"))
+
+
+@pytest.fixture(params=["threads", "process"], autouse=True)
+def pump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every layer is small here; half of the tests take them for large ones."""
+    if request.param == "process":
+        monkeypatch.setattr(layers, "_LARGE", 0)
+    return str(request.param)
+
+
+def children() -> set[str]:
+    """The processes that this one has started and not reaped."""
+    task = Path("/proc/self/task")
+    return {pid for one in task.iterdir() for pid in (one / "children").read_text().split()}
 
 
 def stored(path: Path, raw: bytes, **claims: str | int) -> Layer:
@@ -34,11 +50,17 @@ def stored(path: Path, raw: bytes, **claims: str | int) -> Layer:
     return Layer(blob, str(known.get("diff_id", digest_of(tar_bytes))))
 
 
+def ignore(position: int) -> None:
+    """Nothing is kept that a batch could take along."""
+
+
 def read(path: Path, layer: Layer, limits: Limits | None = None) -> dict[bytes, bytes]:
-    with read_layer(path, layer, NAME, limits or Limits(), itertools.count(1)) as reader:
+    with read_layer(
+        path, layer, NAME, limits or Limits(), itertools.count(1), turn=ignore
+    ) as entries:
         return {
             head.path: b"".join(bytes(memoryview(p)) for p in payload if not isinstance(p, int))
-            for head, payload in reader.entries
+            for head, payload in entries
         }
 
 
@@ -63,17 +85,20 @@ def test_a_reader_that_stops_early_still_gets_the_whole_verified(tmp_path: Path)
     layer = stored(tmp_path / "b", TAR, diff_id=digest_of(b""))
     with (
         pytest.raises(LayerMismatch, match="diff_id"),
-        read_layer(tmp_path / "b", layer, NAME, Limits(), itertools.count(1)) as reader,
+        read_layer(
+            tmp_path / "b", layer, NAME, Limits(), itertools.count(1), turn=ignore
+        ) as entries,
     ):
-        next(reader.entries)
+        next(entries)
 
 
 def test_the_position_ends_at_the_size_of_the_blob(tmp_path: Path) -> None:
     layer = stored(tmp_path / "b", gzip.compress(TAR))
-    with read_layer(tmp_path / "b", layer, NAME, Limits(), itertools.count(1)) as reader:
-        for _ in reader.entries:
-            assert 0 < reader.position <= layer.blob.size
-        assert reader.position == layer.blob.size
+    seen: list[int] = []
+    with read_layer(tmp_path / "b", layer, NAME, Limits(), itertools.count(1), turn=seen.append):
+        pass
+    assert seen == sorted(seen)
+    assert seen[-1] == layer.blob.size
 
 
 @pytest.mark.parametrize("raw", [TAR, gzip.compress(TAR)], ids=["plain", "gzip"])
@@ -97,9 +122,11 @@ def test_a_wrong_entry_in_a_damaged_blob_is_the_blobs_fault(tmp_path: Path) -> N
     layer = stored(tmp_path / "b", TAR, digest=digest_of(b"other"))
     with (
         pytest.raises(LayerMismatch),
-        read_layer(tmp_path / "b", layer, NAME, Limits(), itertools.count(1)) as reader,
+        read_layer(
+            tmp_path / "b", layer, NAME, Limits(), itertools.count(1), turn=ignore
+        ) as entries,
     ):
-        next(reader.entries)
+        next(entries)
         raise ImageError("such a name")
 
 
@@ -155,20 +182,85 @@ def test_a_limit_keeps_its_code_and_advice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["at once", "later", "by another error"])
-def test_no_thread_outlives_the_block(how: str, tmp_path: Path) -> None:
+def test_nothing_outlives_the_block(how: str, tmp_path: Path) -> None:
+    before = children()
     layer = stored(tmp_path / "b", gzip.compress(tar(entry("big", data=bytes(50 << 20)))))
-    began = time.monotonic()
     with (
         pytest.raises(KeyError),
-        read_layer(tmp_path / "b", layer, NAME, Limits(), itertools.count(1)) as reader,
+        read_layer(
+            tmp_path / "b", layer, NAME, Limits(), itertools.count(1), turn=ignore
+        ) as entries,
     ):
         if how != "at once":
-            next(reader.entries)
+            next(entries)
         if how == "later":
             time.sleep(0.2)  # the queue is full by now
         raise KeyError(how)
     assert not [t for t in threading.enumerate() if t.name == "layer-pump"]
-    assert time.monotonic() - began < 5
+    assert children() == before
+
+
+@pytest.mark.parametrize("pump", ["process"], indirect=True)
+class TestProcess:
+    """What only a process can do: die, hang, and take its memory back."""
+
+    def test_the_death_of_the_process_is_an_error_of_the_build(self, tmp_path: Path) -> None:
+        layer = stored(tmp_path / "b", gzip.compress(tar(entry("big", data=bytes(50 << 20)))))
+        before = children()
+        with (
+            pytest.raises(HostError, match="killed by SIGKILL") as caught,
+            read_layer(
+                tmp_path / "b", layer, NAME, Limits(), itertools.count(1), turn=ignore
+            ) as entries,
+        ):
+            _, payload = next(entries)
+            [child] = children() - before
+            os.kill(int(child), signal.SIGKILL)
+            for _ in payload:
+                pass
+        assert caught.value.code is Code.TOOL_FAILED
+        assert caught.value.retryable
+
+    def test_a_process_that_hangs_can_be_interrupted(self, tmp_path: Path) -> None:
+        layer = stored(tmp_path / "b", gzip.compress(tar(entry("big", data=bytes(50 << 20)))))
+        before = children()
+        hanging = threading.Event()
+
+        def turn(position: int) -> None:
+            if hanging.is_set():
+                raise KeyError(position)
+
+        with (
+            pytest.raises(KeyError),
+            read_layer(
+                tmp_path / "b", layer, NAME, Limits(), itertools.count(1), turn=turn
+            ) as entries,
+        ):
+            [child] = children() - before
+            os.kill(int(child), signal.SIGSTOP)
+            hanging.set()
+            for _, payload in entries:
+                for _ in payload:
+                    pass
+        assert children() == before
+
+    def test_what_was_handed_out_is_good_until_its_turn(self, tmp_path: Path) -> None:
+        data = os.urandom(30 << 20)
+        layer = stored(tmp_path / "b", gzip.compress(tar(entry("big", data=data)), 1))
+        seen: list[bytes | memoryview] = []
+        found = bytearray()
+
+        def turn(position: int) -> None:
+            for piece in seen:
+                found.extend(piece)
+            seen.clear()
+
+        with read_layer(
+            tmp_path / "b", layer, NAME, Limits(), itertools.count(1), turn=turn
+        ) as entries:
+            for _, payload in entries:
+                seen.extend(piece for piece in payload if not isinstance(piece, int))
+        assert found == data
 
 
 def test_names_of_layers_count_from_one() -> None:

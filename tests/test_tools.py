@@ -15,7 +15,8 @@ from support.filesystems import MIB, build, file, tree_of
 from reconciler import tools
 from reconciler.errors import Code, HostError
 from reconciler.ext4.debugfs import Script
-from reconciler.tools import Tools, run
+from reconciler.processes import run
+from reconciler.tools import Tools
 
 SH = "/bin/sh"
 
@@ -100,7 +101,7 @@ def test_a_checkpoint_that_raises_ends_the_child(tmp_path: Path) -> None:
 
 
 def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
-    code = f"from reconciler.tools import run; run(['{SH}', '-c', 'echo $$ > pid; sleep 600'], "
+    code = f"from reconciler.processes import run; run(['{SH}', '-c', 'echo $$ > pid; sleep 600'], "
     code += f"timeout=600, may_fork=True, directory=__import__('pathlib').Path({str(tmp_path)!r}))"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(tools.__file__).parents[1])
     end = time.monotonic() + 20

@@ -33,22 +33,19 @@ from reconciler.guest.assets import guest_assets
 from reconciler.hot import hot_loop
 from reconciler.model import DesiredImage
 from reconciler.oci.entries import Tree
-from reconciler.oci.layers import layer_name, read_layer
-from reconciler.oci.merge import Merge
-from reconciler.oci.sparse import Piece
-from reconciler.oci.tar import Payload
 from reconciler.room import Room
 from reconciler.stages import ext4
-from reconciler.stages.flatten import Progress
-
-_LARGE = 1 << 20
-"""Bytes of a payload from which on an interruption is looked for within it."""
+from reconciler.stages.replay import replay
 
 
 @dataclass(slots=True)
 class DirectBuilder:
-    """One build. Use it in a `with`: what it has open is closed, whatever happens."""
+    """One build. Use it in a `with`: what it has open is closed, whatever happens.
 
+    digest: of the rootfs, once `finish` has ended.
+    """
+
+    digest: str = ""
     _open: ExitStack = field(default_factory=ExitStack)
     _image: NewImage | None = None
     _contents: Contents | None = None
@@ -89,7 +86,7 @@ class DirectBuilder:
         inodes = inode_count(Need(0, 0), size)
         made = self._make(image, room, size, inodes)
         self._contents = Contents(made.descriptor, made.space)
-        tree = _replay(image, room, self._contents)
+        tree = replay(image, room, self._contents.add, self._contents.flush)
         need = _need(tree)
         ext4.wanted_size(image, tree, need)
         if inode_count(need, size) != inodes:
@@ -99,7 +96,7 @@ class DirectBuilder:
     def _stream_to_spool(self, image: DesiredImage, room: Room) -> None:
         self._spool = self._open.enter_context(_spool(room.staging))
         self._contents = Contents(self._spool, SpoolSpace())
-        room.tree = _replay(image, room, self._contents)
+        room.tree = replay(image, room, self._contents.add, self._contents.flush)
 
     def finish(self, image: DesiredImage, room: Room) -> None:
         """Write the tree that `stream` left, guest assets on top, then sync and check.
@@ -117,8 +114,8 @@ class DirectBuilder:
             else:
                 free_unused(contents.extents, used_serials(tree), made.space, made.descriptor)
             self._write(image, room, made, tree)
-            self._open.close()  # bitmaps, superblock, sync
-        room.tools.e2fsck(room.rootfs, checkpoint=room.checkpoint)
+            self._open.close()  # bitmaps, superblock, sync, check
+        self.digest = made.digest
 
     def _take_from_spool(
         self, image: DesiredImage, room: Room, tree: Tree, contents: Contents
@@ -169,37 +166,6 @@ def _spool(directory: Path) -> Iterator[int]:
     """A file without a name: whatever ends this process, nothing of it is left."""
     with tempfile.TemporaryFile(dir=directory) as spool:
         yield spool.fileno()
-
-
-def _replay(image: DesiredImage, room: Room, contents: Contents) -> Tree:
-    """All layers, oldest first, into a tree and the content's blocks."""
-    limits = room.limits
-    merge = Merge(limits)
-    serials = count(1)
-    progress = Progress(image, room)
-    layers = image.pinned.layers
-    for index, layer in enumerate(layers, 1):
-        name = layer_name(index, len(layers), layer)
-        blob = room.feed.get(layer.blob.digest)
-        merge.begin_layer(name)
-        with hot_loop(), read_layer(blob, layer, name, limits, serials) as reader:
-            for header, payload in reader.entries:
-                room.checkpoint()
-                if merge.add(header) and header.content:
-                    watched = payload if header.size < _LARGE else _watched(payload, room)
-                    contents.add(header.content, header.size, watched)
-                progress.report(reader.position)
-        merge.end_layer()
-        progress.finish_layer(layer.blob.size)
-    contents.flush()
-    with hot_loop():
-        return merge.finish()
-
-
-def _watched(payload: Payload, room: Room) -> Iterator[Piece]:
-    for piece in payload:
-        room.checkpoint()
-        yield piece
 
 
 def _need(tree: Tree) -> Need:

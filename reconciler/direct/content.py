@@ -2,27 +2,33 @@
 
 `direct.stream` feeds it while layers are read. Content starts at block boundaries and is gathered
 over files: neighbours on disk go out in one `pwritev`. Holes of sparse files, and long runs of
-zeros, take no blocks.
+zeros, take no blocks. Which blocks a content takes depends on nothing but its bytes, in whatever
+pieces they come.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable
 
 from reconciler.direct.space import Range, Space
 from reconciler.ext4.inode import LONGEST_EXTENT
 from reconciler.ext4.reader import Extent
+from reconciler.files import start_writeback
 from reconciler.oci.sparse import Piece
 
 BLOCK = 4096
 
-_ZEROS = bytes(64 << 10)
-"""The shortest run of zeros that becomes a hole; runs start at multiples of a block."""
+_WINDOW = 64 << 10
+"""What is all zeros and lies at a multiple of this many bytes in its file becomes a hole."""
+_ZEROS = bytes(_WINDOW)
 _PADDING = [memoryview(_ZEROS)[:size] for size in range(BLOCK)]
 _GATHERED = 500
 """Buffers of one write: half of what pwritev takes, each file adds one of padding."""
 _GATHERED_BYTES = 1 << 20
+_BEHIND = 16 << 20
+"""Bytes after which the kernel is asked to begin writing them out, so that no sync has to."""
 
 
 class Contents:
@@ -35,41 +41,41 @@ class Contents:
         self._buffers: list[bytes | memoryview] = []
         self._start = 0
         self._end = 0
+        self._begun = 0
+        self._behind = threading.Thread()
 
     def add(self, serial: int, size: int, payload: Iterable[Piece]) -> None:
-        """Store one payload of `size` bytes."""
-        pieces = iter(payload)
-        first = next(pieces, b"")
-        if not isinstance(first, int) and len(first) == size < len(_ZEROS):
-            self.extents[serial] = self._add_whole(first)
+        """Store one payload of `size` bytes. Its pieces may vanish after the next `flush`."""
+        if size < _WINDOW and type(payload) is tuple:
+            self.extents[serial] = self._add_whole(size, payload[0])
             return
         content = _Content(self)
-        content.add(first)
-        for piece in pieces:
+        for piece in payload:
             content.add(piece)
         content.close()
         self.extents[serial] = tuple(content.extents)
 
-    def _add_whole(self, data: bytes | memoryview) -> tuple[Extent, ...]:
+    def _add_whole(self, size: int, data: bytes | memoryview) -> tuple[Extent, ...]:
         """A file that came in one piece: nearly all are."""
-        count = -(-len(data) // BLOCK)
+        count = (size + BLOCK - 1) // BLOCK
         ranges = self._space.take(count)
+        padding = -size % BLOCK
         if len(ranges) == 1:
             start = ranges[0][0]
             self.put(start * BLOCK, data)
-            if padding := -len(data) % BLOCK:
+            if padding:
                 self._buffers.append(_PADDING[padding])
                 self._end += padding
             return ((0, start, count),)
-        extents = []
+        extents: list[Extent] = []
         done = 0
         for start, length in ranges:
-            extents.append((done, start, length))
+            append_extent(extents, done, start, length)
             at = done * BLOCK
-            self.put(start * BLOCK, data[at : at + length * BLOCK] if length < count else data)
+            self.put(start * BLOCK, data[at : at + length * BLOCK])
             done += length
-        if padding := -len(data) % BLOCK:
-            self.put(self._end, _ZEROS[:padding])
+        if padding:
+            self.put(self._end, _PADDING[padding])
         return tuple(extents)
 
     def take(self, count: int) -> list[Range]:
@@ -78,8 +84,11 @@ class Contents:
 
     def put(self, offset: int, data: bytes | memoryview) -> None:
         """Write bytes at an offset, soon: `flush` says when."""
-        size = self._end - self._start
-        if offset != self._end or len(self._buffers) >= _GATHERED or size >= _GATHERED_BYTES:
+        if (
+            offset != self._end
+            or len(self._buffers) >= _GATHERED
+            or offset - self._start >= _GATHERED_BYTES
+        ):
             self.flush()
             self._start = self._end = offset
         self._buffers.append(data)
@@ -89,11 +98,31 @@ class Contents:
         """Write what has been gathered."""
         buffers, self._buffers = self._buffers, []
         position, self._start = self._start, self._end
+        self._begun += self._end - position
         while position < self._end:
             written = os.pwritev(self._descriptor, buffers, position)
             position += written
             if position < self._end:
                 buffers = _rest(buffers, written)
+        if self._begun >= _BEHIND and not self._behind.is_alive():
+            self._begun = 0
+            self._behind = _start_writeback(self._descriptor)
+
+
+def _start_writeback(descriptor: int) -> threading.Thread:
+    """Begin to write out what is dirty, in a thread, since that waits for a disk that is busy.
+
+    The thread has a descriptor of its own: the file may be closed before it is done.
+    """
+    own = os.dup(descriptor)
+
+    def begin() -> None:
+        start_writeback(own)
+        os.close(own)
+
+    thread = threading.Thread(target=begin, name="writeback", daemon=True)
+    thread.start()
+    return thread
 
 
 def _rest(buffers: list[bytes | memoryview], written: int) -> list[bytes | memoryview]:
@@ -106,7 +135,10 @@ def _rest(buffers: list[bytes | memoryview], written: int) -> list[bytes | memor
 
 
 class _Content:
-    """One payload that comes in parts. `room`: free bytes in the last block that it has taken."""
+    """One payload that comes in parts. `_room`: free bytes in the last block that it has taken.
+
+    `_held`: bytes at the end of what came, of a window that is not full yet.
+    """
 
     def __init__(self, contents: Contents) -> None:
         self.extents: list[Extent] = []
@@ -114,33 +146,62 @@ class _Content:
         self._position = 0
         self._offset = 0
         self._room = 0
+        self._held = b""
 
     def add(self, piece: Piece) -> None:
         """The next part."""
         if isinstance(piece, int):
+            self._spill()
             self._skip(piece)
             return
-        for run in _runs(memoryview(piece), -self._position % BLOCK):
-            if isinstance(run, int):
-                self._skip(run)
-            else:
-                self._write(run)
+        view = memoryview(piece)
+        if lead := 0 if self._held else -self._position % _WINDOW:
+            self._write(view[:lead])
+            view = view[lead:]
+        elif self._held:
+            lead = _WINDOW - len(self._held)
+            self._held += view[:lead]
+            view = view[lead:]
+            if len(self._held) == _WINDOW:
+                held, self._held = self._held, b""
+                self._write_windows(memoryview(held))
+        whole = len(view) - len(view) % _WINDOW
+        self._write_windows(view[:whole])
+        self._held = self._held or view[whole:].tobytes()
 
     def close(self) -> None:
-        """Fill the last block."""
+        """Write what is held, and fill the last block."""
+        self._spill()
         self._skip(self._room)
+
+    def _spill(self) -> None:
+        held, self._held = self._held, b""
+        self._write(memoryview(held))
+
+    def _write_windows(self, view: memoryview) -> None:
+        """Whole windows: those of zeros are skipped, the others are written, neighbours at once."""
+        done = 0
+        for at in range(0, len(view), _WINDOW):
+            if not view[at] and view[at : at + _WINDOW] == _ZEROS:
+                self._write(view[done:at])
+                self._skip(_WINDOW)
+                done = at + _WINDOW
+        self._write(view[done:])
 
     def _skip(self, size: int) -> None:
         """Zeros: what is left of a block that is taken gets them, blocks after it are not taken."""
         padding = min(size, self._room)
-        if padding:
-            self._fill(_ZEROS[:padding])
-        self._position += size - padding
+        self._position += size
+        while padding:
+            part = min(padding, _WINDOW)
+            self._put(_ZEROS[:part])
+            padding -= part
 
     def _write(self, data: memoryview) -> None:
         if self._room:
             part = data[: self._room]
-            self._fill(part)
+            self._put(part)
+            self._position += len(part)
             data = data[len(part) :]
         if not data:
             return
@@ -159,10 +220,6 @@ class _Content:
             logical += count
             lead = 0
 
-    def _fill(self, data: bytes | memoryview) -> None:
-        self._put(data)
-        self._position += len(data)
-
     def _put(self, data: bytes | memoryview) -> None:
         self._contents.put(self._offset, data)
         self._offset += len(data)
@@ -179,17 +236,3 @@ def append_extent(extents: list[Extent], logical: int, start: int, count: int) -
             extents[-1] = (before, physical, length + count)
             return
     extents.append((logical, start, count))
-
-
-def _runs(piece: memoryview, first: int) -> Iterator[memoryview | int]:
-    """Split at long runs of zeros, which come as ints. first: where the first block starts."""
-    window = len(_ZEROS)
-    done = 0
-    for at in range(first, len(piece) - window + 1, window):
-        if not piece[at] and not piece[at + window - 1] and piece[at : at + window] == _ZEROS:
-            if done < at:
-                yield piece[done:at]
-            yield window
-            done = at + window
-    if done < len(piece):
-        yield piece[done:]

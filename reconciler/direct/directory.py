@@ -27,6 +27,9 @@ _TAIL = struct.pack("<IHBBI", 0, 12, 0, 0xDE, 0)
 _ROOM = BLOCK - len(_TAIL)
 EMPTY_BLOCK = _DIRENT.pack(0, _ROOM, 0, 0) + bytes(_ROOM - 8) + _TAIL
 """A block without entries."""
+_DOTS = 24
+"""Bytes of `.` and `..`."""
+_NULS = [bytes(count) for count in range(4)]
 _PAIR = struct.Struct("<II")
 _LIMITS = struct.Struct("<HH")
 _HALF_MD4 = 1
@@ -45,11 +48,23 @@ def blocks_of(own: int, parent: int, entries: Sequence[Entry], name_hash: Hash) 
 
     own, parent: inode numbers. Raises ImageError when two levels of index do not suffice.
     """
-    head: list[Entry] = [(b".", own, _DIRECTORY), (b"..", parent, _DIRECTORY)]
-    plain = _leaves([*head, *entries])
-    if len(plain) == 1:
-        return plain
-    return _indexed(own, parent, entries, name_hash)
+    used = _DOTS
+    for name, _, _ in entries:
+        used += (len(name) + 11) & ~3
+    if used > _ROOM:
+        return _indexed(own, parent, entries, name_hash)
+    parts = [_DIRENT.pack(own, 12, 1, _DIRECTORY), b".\0\0\0"]
+    parts += (_DIRENT.pack(parent, 12, 2, _DIRECTORY), b"..\0\0")
+    size = 12
+    for name, inode, kind in entries:
+        length = len(name)
+        size = (length + 11) & ~3
+        parts += (_DIRENT.pack(inode, size, length, kind), name, _NULS[size - 8 - length])
+    # the last entry reaches up to the tail
+    last = parts[-3 if entries else -2]
+    rest = struct.pack("<H", size + _ROOM - used)
+    parts[-3 if entries else -2] = last[:4] + rest + last[6:]
+    return [b"".join(parts).ljust(_ROOM, b"\0") + _TAIL]
 
 
 def index_blocks(tree: Tree) -> int:
@@ -60,10 +75,6 @@ def index_blocks(tree: Tree) -> int:
             leaves = sum(len(name) + 11 for name in node.children) // (_ROOM - 264) + 1
             total += 2 + leaves // _NODE_LIMIT
     return total
-
-
-def _leaves(entries: Iterable[Entry]) -> list[bytes]:
-    return [block for block, _ in _filled((entry, 0) for entry in entries)]
 
 
 def _filled(entries: Iterable[tuple[Entry, int]]) -> list[tuple[bytes, int]]:

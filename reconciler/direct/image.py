@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from reconciler.digests import sparse_digest
 from reconciler.direct.metadata import Empty
 from reconciler.direct.space import ImageSpace
+from reconciler.errors import BangerError
 from reconciler.ext4.imagefile import durable
 from reconciler.ext4.libext2fs import Writer
 from reconciler.ext4.superblock import set_write_time
@@ -20,28 +24,49 @@ from reconciler.stages import ext4
 from reconciler.tools import FAKE_TIME
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewImage:
-    """A filesystem under construction: its file, its library handle, its free blocks."""
+    """A filesystem under construction: its file, its library handle, its free blocks.
+
+    digest: of the whole file, once the block of `new_image` has ended.
+    """
 
     descriptor: int
     writer: Writer
     space: ImageSpace
     empty: Empty
+    digest: str = ""
 
 
 @contextmanager
 def new_image(image: DesiredImage, room: Room, size: int, inodes: int) -> Iterator[NewImage]:
-    """Make `room.rootfs` anew; the end of the block writes its bitmaps, and syncs it.
+    """Make `room.rootfs` anew; the end of the block writes its bitmaps, syncs and checks it.
 
-    size: bytes. Raises what mkfs, the disk and the library give; then the file is worthless.
+    size: bytes. Raises what mkfs, the disk, the library and e2fsck give; then the file is
+    worthless.
     """
     with durable(room.rootfs, create=size) as descriptor:
         ext4.make(image, room, size, inodes)
         empty = Empty.read(room.rootfs)
         with Writer(room.rootfs) as writer:
             space = ImageSpace(writer)
-            yield NewImage(descriptor, writer, space, empty)
+            made = NewImage(descriptor, writer, space, empty)
+            yield made
             space.close()
         # the library notes the host's time when it closes
         set_write_time(descriptor, int(FAKE_TIME))
+        _finish(made, room)
+
+
+def _finish(made: NewImage, room: Room) -> None:
+    """Sync, check and sum up the image, side by side. What the disk says counts most."""
+    with ThreadPoolExecutor(2, thread_name_prefix="finish") as beside:
+        synced = beside.submit(os.fsync, made.descriptor)
+        summed = beside.submit(sparse_digest, room.rootfs)
+        try:
+            room.tools.e2fsck(room.rootfs, checkpoint=room.checkpoint)
+        except BangerError:
+            synced.result()
+            raise
+        synced.result()
+        made.digest = summed.result()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from reconciler.ext4.inode import (
 )
 from reconciler.ext4.libext2fs import NoRoom, Writer
 from reconciler.ext4.reader import LOST_AND_FOUND, ROOT_INODE, Extent, Filesystem
-from reconciler.oci.entries import Kind, Node
+from reconciler.oci.entries import DIRECTORY, FIFO, REGULAR, SYMLINK, Kind, Node
 from reconciler.stages.ownership import TYPES
 from reconciler.tools import FAKE_TIME
 
@@ -34,14 +34,8 @@ _FIRST_INODE = 12
 _LOST_AND_FOUND_BLOCKS = 4
 """e2fsck moves what it finds into blocks that are there already; mke2fs makes as many."""
 
-_ENTRY_TYPES = {
-    Kind.REGULAR: 1,
-    Kind.DIRECTORY: 2,
-    Kind.CHARACTER: 3,
-    Kind.BLOCK: 4,
-    Kind.FIFO: 5,
-    Kind.SYMLINK: 7,
-}
+_ENTRY_TYPES = (1, 0, 7, 3, 4, 2, 5)
+"""Of directory entries, by the number of the kind; headers alone have the second kind."""
 _CREATED = int(FAKE_TIME)
 _UNSIGNED_HASH = 2
 """In s_flags: names are hashed as unsigned bytes, which is another version of each hash."""
@@ -87,7 +81,7 @@ def number(root: Node) -> dict[Node, int]:
             else:
                 numbers[node] = following
                 following += 1
-            if node.kind is Kind.DIRECTORY:
+            if node.kind is DIRECTORY:
                 below.append(node)
         todo.extend(reversed(below))
     return numbers
@@ -115,15 +109,15 @@ class Metadata:
         self._parents[root] = ROOT_INODE
         for node, inode in self.numbers.items():
             if inode >= _FIRST_INODE:
-                self.writer.mark_inode(inode, directory=node.kind is Kind.DIRECTORY)
-            if node.kind is Kind.REGULAR:
+                self.writer.mark_inode(inode, directory=node.kind is DIRECTORY)
+            if node.kind is REGULAR:
                 self._write_file(inode, node)
-            elif node.kind is Kind.DIRECTORY:
+            elif node.kind is DIRECTORY:
                 self._write_directory(inode, node)
-            elif node.kind is Kind.SYMLINK:
+            elif node.kind is SYMLINK:
                 self._write_link(inode, node)
             else:
-                block = b"" if node.kind is Kind.FIFO else device_block(*node.rdev)
+                block = b"" if node.kind is FIFO else device_block(*node.rdev)
                 self._put(inode, node, block)
             if node.xattrs:
                 self.space.close()  # the library takes the block for them itself
@@ -142,23 +136,21 @@ class Metadata:
         links = node.nlink
         if inode == ROOT_INODE and LOST_AND_FOUND not in node.children:
             links += 1
-        mode = _MODES[node.kind] | node.mode
         raw = pack_inode(
-            mode, node.uid, node.gid, links, size, time_ns=node.mtime_ns, created=_CREATED,
-            block=block, blocks=blocks, flags=flags,
+            _MODES[node.kind] | node.mode, node.uid, node.gid, links, size,
+            time_ns=node.mtime_ns, created=_CREATED, block=block, blocks=blocks, flags=flags,
         )  # fmt: skip
         self.writer.write_inode(inode, raw)
 
     def _put_mapped(
-        self, inode: int, node: Node, extents: Iterable[Extent], size: int, flags: int = 0
+        self, inode: int, node: Node, extents: Sequence[Extent], size: int, flags: int = 0
     ) -> None:
         """An inode that has blocks; more extents than fit into it go into a tree."""
-        extents = tuple(extents)
+        blocks = sum(extent[2] for extent in extents) if len(extents) != 1 else extents[0][2]
         inside = extents if len(extents) <= EXTENTS_INSIDE else ()
-        blocks = sum(count for _, _, count in extents)
         flags |= EXTENTS_FLAG
         self._put(inode, node, extents_block(inside), blocks=blocks, flags=flags, size=size)
-        if not inside and extents:
+        if extents and not inside:
             self.space.close()  # as above: the library takes the blocks of the tree
             self.writer.set_extents(inode, extents)
 
@@ -176,12 +168,14 @@ class Metadata:
 
     def _write_directory(self, inode: int, node: Node) -> None:
         entries: list[Entry] = []
+        numbers, types = self.numbers, _ENTRY_TYPES
         for name, child in sorted(node.children.items()):
-            entries.append((name, self.numbers[child], _ENTRY_TYPES[child.kind]))
-            if child.kind is Kind.DIRECTORY:
+            kind = child.kind
+            entries.append((name, numbers[child], types[kind]))
+            if kind is DIRECTORY:
                 self._parents[child] = inode
         if inode == ROOT_INODE and LOST_AND_FOUND not in node.children:
-            entries.append((LOST_AND_FOUND, _LOST_AND_FOUND_INODE, _ENTRY_TYPES[Kind.DIRECTORY]))
+            entries.append((LOST_AND_FOUND, _LOST_AND_FOUND_INODE, _ENTRY_TYPES[DIRECTORY]))
         blocks = blocks_of(inode, self._parents[node], entries, self._hash)
         flags = INDEX_FLAG if len(blocks) > 1 else 0
         if inode == _LOST_AND_FOUND_INODE and not flags:

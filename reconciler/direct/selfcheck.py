@@ -60,7 +60,6 @@ def _build(image: DesiredImage, room: Room) -> None:
         Metadata(
             made.writer, made.space, made.descriptor, made.empty, contents.extents, numbers
         ).write(tree.root)
-    room.tools.e2fsck(room.rootfs, checkpoint=room.checkpoint)
     with Filesystem(room.rootfs) as filesystem:
         places = ownership.match(filesystem, tree)
         found = next(place.inode for place in places if place.path == b"pieces")

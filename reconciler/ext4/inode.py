@@ -31,6 +31,7 @@ _INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII96x")
 _EXTRA_SIZE = 32
 _EXTENT_HEADER = struct.Struct("<HHHHI")
 _EXTENT = struct.Struct("<IHHI")
+_ONE_EXTENT = struct.Struct("<HHHHIIHHI")
 _EXTENT_MAGIC = 0xF30A
 
 
@@ -65,6 +66,12 @@ def device_block(major: int, minor: int) -> bytes:
 
 def extents_block(extents: Sequence[Extent]) -> bytes:
     """The i_block that holds these extents, EXTENTS_INSIDE at most."""
+    if len(extents) == 1:
+        logical, physical, count = extents[0]
+        return _ONE_EXTENT.pack(
+            _EXTENT_MAGIC, 1, EXTENTS_INSIDE, 0, 0, logical, count, physical >> 32,
+            physical & 0xFFFFFFFF,
+        )  # fmt: skip
     header = _EXTENT_HEADER.pack(_EXTENT_MAGIC, len(extents), EXTENTS_INSIDE, 0, 0)
     return header + b"".join(
         _EXTENT.pack(logical, count, physical >> 32, physical & 0xFFFFFFFF)

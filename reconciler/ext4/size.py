@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from reconciler.errors import ImageError
 from reconciler.ext4.xattr import blocks_needed
 from reconciler.model import printable
-from reconciler.oci.entries import Kind, Node, Tree
+from reconciler.oci.entries import DIRECTORY, REGULAR, SYMLINK, Node, Tree
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -38,6 +38,8 @@ _EXTENTS_PER_BLOCK = 170
 """340 fit; blocks that were split are half full."""
 _DIRENT_ROOM = BLOCK - 12 - 264
 """Of a directory block: without the checksum, and with a longest name that just did not fit."""
+_UNBROKEN = (_BLOCKS_PER_GROUP - 1) * BLOCK
+"""Bytes below which a file has no more extents than its inode holds."""
 _SLACK = 32
 
 
@@ -90,13 +92,18 @@ def need_of(tree: Tree) -> Need:
     """Measure a tree. Holes count as full. Raises ImageError for attributes that do not fit."""
     blocks = inodes = 0
     seen: set[int] = set()
-    for path, node in tree.walk():
-        if node.nlink > 1 and node.kind is not Kind.DIRECTORY:
+    for node in tree.nodes():
+        if node.nlink > 1 and node.kind is not DIRECTORY:
             if id(node) in seen:
                 continue
             seen.add(id(node))
         inodes += 1
-        blocks += _content_blocks(node) + _xattr_blocks(path, node)
+        if node.kind is REGULAR and node.size < _UNBROKEN:
+            blocks += (node.size + BLOCK - 1) // BLOCK
+        else:
+            blocks += _content_blocks(node)
+        if node.xattrs:
+            blocks += _xattr_blocks(tree, node)
     return Need(blocks, inodes)
 
 
@@ -110,13 +117,13 @@ def with_extra(need: Need, extra: Iterable[int]) -> Need:
 
 
 def _content_blocks(node: Node) -> int:
-    if node.kind is Kind.REGULAR:
+    if node.kind is REGULAR:
         return _file_blocks(node.size)
-    if node.kind is Kind.DIRECTORY:
+    if node.kind is DIRECTORY:
         names = sum((len(name) + 11) & ~3 for name in node.children)
         count = 1 + (24 + names) // _DIRENT_ROOM
         return count + _tree_blocks(count)  # written one by one, so each is an extent at worst
-    if node.kind is Kind.SYMLINK and len(node.target) >= FAST_SYMLINK:
+    if node.kind is SYMLINK and len(node.target) >= FAST_SYMLINK:
         return 1
     return 0
 
@@ -135,11 +142,10 @@ def _tree_blocks(extents: int) -> int:
     return leaves + (0 if leaves <= _EXTENTS_IN_INODE else 1 + leaves // _EXTENTS_PER_BLOCK)
 
 
-def _xattr_blocks(path: bytes, node: Node) -> int:
-    if not node.xattrs:
-        return 0
+def _xattr_blocks(tree: Tree, node: Node) -> int:
     blocks = blocks_needed(node.xattrs)
     if blocks is None:
+        path = next(path for path, found in tree.walk() if found is node)
         raise ImageError(
             f"{printable(path)}: its extended attributes exceed the 4 KiB that ext4 has for them"
         )

@@ -25,7 +25,8 @@ from reconciler.guest.assets import binary
 from reconciler.kernel.files import modules_release, scan_modules
 from reconciler.kernel.parts import source_errors
 from reconciler.model import FileSource, KernelEntry, Platform, printable
-from reconciler.tools import Checkpoint, Completed, find, never, run
+from reconciler.processes import Checkpoint, Completed, never, run
+from reconciler.tools import find
 
 _HOST = Path("/")
 _DOWNLOAD_SECONDS = 900

@@ -12,7 +12,7 @@ from collections import Counter
 from reconciler.errors import ImageError
 from reconciler.model import printable
 from reconciler.oci.acl import is_acl
-from reconciler.oci.entries import Kind, Node, Tree
+from reconciler.oci.entries import DIRECTORY, REGULAR, SYMLINK, Kind, Node, Tree
 from reconciler.oci.limits import Limits, exceeded
 
 _MAX_LINKS = 65_000
@@ -69,8 +69,8 @@ def carry(root: Node, layers: list[str], limits: Limits) -> Tree:
     losses = _Losses()
     files: set[Node] = set()
     for path, node in tree.walk():
-        if node.kind is Kind.DIRECTORY:
-            node.nlink = 2 + sum(n.kind is Kind.DIRECTORY for n in node.children.values())
+        if node.kind is DIRECTORY:
+            node.nlink = 2 + sum(n.kind is DIRECTORY for n in node.children.values())
             if len(node.children) > limits.directory_entries:
                 where = f"{layers[node.layer]}: {printable(path)}: names in one directory"
                 raise exceeded("directory_entries", limits.directory_entries, where)
@@ -120,13 +120,13 @@ def _obstacle(kind: Kind, name: bytes, value: bytes) -> str | None:
     if name == _CAPABILITY:
         return None
     if name == _ACL:
-        fits = kind is not Kind.SYMLINK and is_acl(value)
+        fits = kind is not SYMLINK and is_acl(value)
         return None if fits else "(malformed or misplaced)"
     if name == _DEFAULT_ACL:
-        fits = kind is Kind.DIRECTORY and is_acl(value)
+        fits = kind is DIRECTORY and is_acl(value)
         return None if fits else "(malformed or misplaced)"
     if name.startswith(_USER) and len(name) > len(_USER):
-        allowed = kind in (Kind.REGULAR, Kind.DIRECTORY)
+        allowed = kind in (REGULAR, DIRECTORY)
         return None if allowed else "(only files and directories have them)"
     return ""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reconciler.errors import Code, ImageError
-from reconciler.sizes import format_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,8 @@ DEFAULTS = Limits()
 
 def exceeded(field: str, limit: int, what: str) -> ImageError:
     """The error for `what`, which has met the limit in `Limits.<field>`."""
+    from reconciler.sizes import format_size  # noqa: PLC0415 - a child that decompresses starts faster
+
     key = f"limits.{field.replace('_', '-')}"
     value = f'"{format_size(limit)}"' if field.endswith("_bytes") else str(limit)
     return ImageError(

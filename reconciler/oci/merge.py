@@ -15,7 +15,22 @@ from dataclasses import dataclass
 from reconciler.errors import ImageError
 from reconciler.model import printable
 from reconciler.oci.carry import carry
-from reconciler.oci.entries import Header, Kind, Node, Tree, Walk, components, follow
+from reconciler.oci.entries import (
+    BLOCK_DEVICE,
+    CHARACTER,
+    DIRECTORY,
+    HARDLINK,
+    NO_CHILDREN,
+    REGULAR,
+    SYMLINK,
+    Header,
+    Kind,
+    Node,
+    Tree,
+    Walk,
+    components,
+    follow,
+)
 from reconciler.oci.limits import Limits, exceeded
 
 __all__ = ["Header", "Kind", "Merge", "Node", "Tree"]
@@ -35,7 +50,7 @@ _OPAQUE = b".wh..wh..opq"
 _AUFS = frozenset({b".wh..wh.plnk", b".wh..wh.orph", b".wh..wh.aufs"})
 """Bookkeeping of aufs that old engines left in layers; the first two are directories."""
 
-_IMPLIED = Header(b"", Kind.DIRECTORY, mode=0o755)
+_IMPLIED = Header(b"", DIRECTORY, mode=0o755)
 """The attributes of a directory that no header describes: 0755 0:0, at the epoch."""
 
 _MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
@@ -48,12 +63,14 @@ class _Place:
 
     mine: names in it that the current layer has placed. length: bytes of its path with a closing
     slash, as spelt in the image or as it lies in the tree, whichever is more. depth: likewise.
+    is_roomy: any name will do here: no path can be too long, none has a meaning of its own.
     """
 
     node: Node
     mine: set[bytes]
     length: int
     depth: int
+    is_roomy: bool
 
 
 class Merge:
@@ -61,7 +78,7 @@ class Merge:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._root = Node(Kind.DIRECTORY)
+        self._root = Node(DIRECTORY)
         self._names = ["the image"]
         self._entries = 0
         self._metadata = 0
@@ -83,7 +100,13 @@ class Merge:
         """Replay one entry. False when its payload is of no use: a whiteout, or ignored."""
         try:
             self._count(header)
-            return self._replay(header)
+            directory, name = _split(header.path)
+            if name and header.kind is not HARDLINK and not name.startswith(_WHITEOUT):
+                place = self._places.get(directory)
+                if place is not None and place.is_roomy:
+                    self._set(place, name, header, None)
+                    return True
+            return self._replay(header, directory, name)
         except ImageError as exc:
             brief = f"{self._names[-1]}: {printable(header.path)}: {exc.brief}"
             raise ImageError(brief, code=exc.code, resolution=exc.resolution) from exc
@@ -94,10 +117,12 @@ class Merge:
 
     def _count(self, header: Header) -> None:
         """What the image asks of the host's memory, whether or not it lasts to the end."""
-        self._count_entry()
+        self._entries += 1
         self._metadata += len(header.path) + len(header.target)
         if header.xattrs:
             self._metadata += sum(len(name) + len(value) for name, value in header.xattrs)
+        if self._entries > self._limits.entries:
+            raise exceeded("entries", self._limits.entries, "entries and their parents")
         if self._metadata > self._limits.metadata_bytes:
             raise exceeded(
                 "metadata_bytes", self._limits.metadata_bytes, "names, targets and attributes"
@@ -108,17 +133,16 @@ class Merge:
         if self._entries > self._limits.entries:
             raise exceeded("entries", self._limits.entries, "entries and their parents")
 
-    def _replay(self, header: Header) -> bool:
-        directory, name = _split(header.path)
+    def _replay(self, header: Header, directory: bytes, name: bytes) -> bool:
         if not name:
-            if header.kind is not Kind.DIRECTORY:
+            if header.kind is not DIRECTORY:
                 raise ImageError("the root can only be a directory")
             _dress(self._root, header)
             return True
         if name.startswith(_WHITEOUT):
             self._whiteout(directory, name)
             return False
-        linked = self._linked(header.target) if header.kind is Kind.HARDLINK else None
+        linked = self._linked(header.target) if header.kind is HARDLINK else None
         place = self._place(directory)
         if place is None:
             return False
@@ -133,12 +157,12 @@ class Merge:
         place.mine.add(name)
         old = place.node.children.get(name)
         if old is not None:
-            if old.kind is Kind.DIRECTORY:
-                if header.kind is Kind.DIRECTORY:
+            if old.kind is DIRECTORY:
+                if header.kind is DIRECTORY:
                     _dress(old, header)
                     return
                 self._places.clear()
-            elif old.kind is Kind.SYMLINK:
+            elif old.kind is SYMLINK:
                 self._places.clear()
         place.node.children[name] = linked or _node(header, len(self._names) - 1)
 
@@ -154,7 +178,7 @@ class Merge:
         node = None if walk.missing else walk.nodes[-1].children.get(parts[-1])
         if node is None:
             raise ImageError(f"{shown}, which does not exist")
-        if node.kind is Kind.DIRECTORY:
+        if node.kind is DIRECTORY:
             raise ImageError(f"{shown}, which is a directory")
         return node
 
@@ -172,7 +196,7 @@ class Merge:
             if name.startswith(_WHITEOUT):
                 raise ImageError("a link on the way leads to a directory named like a whiteout")
             self._count_entry()
-            node = Node(Kind.DIRECTORY, layer=len(self._names) - 1)
+            node = Node(DIRECTORY, layer=len(self._names) - 1)
             self._mine_of(walk.nodes[-1]).add(name)
             walk.nodes[-1].children[name] = node
             walk.nodes.append(node)
@@ -180,7 +204,9 @@ class Merge:
         length = max(sum(map(len, names)) + len(names) for names in (parts, walk.names))
         depth = max(len(parts), len(walk.names))
         node = walk.nodes[-1]
-        place = self._places[directory] = _Place(node, self._mine_of(node), length, depth)
+        roomy = length <= _MAX_PATH - _MAX_NAME and depth < _MAX_DEPTH and node is not self._root
+        place = _Place(node, self._mine_of(node), length, depth, roomy)
+        self._places[directory] = place
         return place
 
     def _mine_of(self, directory: Node) -> set[bytes]:
@@ -215,7 +241,7 @@ class Merge:
         if node is None:
             return
         mine = name in self._mine.get(directory, ())
-        if node.kind is Kind.DIRECTORY and (mine or node in self._touched):
+        if node.kind is DIRECTORY and (mine or node in self._touched):
             if not mine:
                 _dress(node, _IMPLIED)
             self._strip(node)
@@ -232,7 +258,7 @@ class Merge:
             self._stripped.add(node)
             mine = self._mine.get(node, set())
             for name, child in list(node.children.items()):
-                if child.kind is Kind.DIRECTORY and (name in mine or child in self._touched):
+                if child.kind is DIRECTORY and (name in mine or child in self._touched):
                     if name not in mine:
                         _dress(child, _IMPLIED)
                     todo.append(child)
@@ -277,41 +303,32 @@ def _check_name(name: bytes) -> None:
 
 
 def _check_lost_and_found(header: Header) -> None:
-    if header.kind is not Kind.DIRECTORY:
+    if header.kind is not DIRECTORY:
         raise ImageError("lost+found in the root can only be a directory, e2fsck repairs into it")
 
 
 def _node(header: Header, layer: int) -> Node:
     """The inode that a header describes. Raises ImageError when ext4 or Linux can have no such."""
-    size = header.size if header.kind is Kind.REGULAR else 0
-    content = header.content if header.kind is Kind.REGULAR else 0
+    kind = header.kind
+    size = content = 0
     target = b""
-    rdev = (0, 0)
-    if header.kind is Kind.SYMLINK:
+    if kind is REGULAR:
+        size, content = header.size, header.content
+        if size > _MAX_FILE:
+            raise ImageError(f"a file of {size} bytes, more than ext4 can hold")
+    elif kind is SYMLINK:
         target = header.target
         size = len(target)
         if not target or b"\0" in target or size > _MAX_TARGET:
             raise ImageError(f"a symbolic link to nothing, to a NUL or over {_MAX_TARGET} bytes")
-    elif header.kind in (Kind.CHARACTER, Kind.BLOCK):
-        rdev = header.rdev
-        if not (0 <= rdev[0] <= _MAX_MAJOR and 0 <= rdev[1] <= _MAX_MINOR):
-            raise ImageError(f"device number {rdev[0]}:{rdev[1]}, which Linux does not have")
-    elif size > _MAX_FILE:
-        raise ImageError(f"a file of {size} bytes, more than ext4 can hold")
+    elif kind is CHARACTER or kind is BLOCK_DEVICE:
+        major, minor = header.rdev
+        if not (0 <= major <= _MAX_MAJOR and 0 <= minor <= _MAX_MINOR):
+            raise ImageError(f"device number {major}:{minor}, which Linux does not have")
     return Node(
-        header.kind,
-        header.mode,
-        header.uid,
-        header.gid,
-        header.mtime_ns,
-        size,
-        content,
-        target,
-        rdev,
-        header.xattrs,
-        1,
-        layer,
-    )
+        kind, header.mode, header.uid, header.gid, header.mtime_ns, size, content, target,
+        header.rdev, header.xattrs, 1, layer, {} if kind is DIRECTORY else NO_CHILDREN,
+    )  # fmt: skip
 
 
 def _dress(node: Node, header: Header) -> None:

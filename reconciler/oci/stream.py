@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from reconciler.errors import ImageError
@@ -18,11 +18,12 @@ BLOCK = 512
 class Stream:
     """Where the parser stands. Raises ImageError when the chunks end in the middle of something."""
 
-    __slots__ = ("_base", "_chunks", "_data", "_left", "_pad", "_pos")
+    __slots__ = ("_base", "_chunks", "_data", "_end", "_left", "_pad", "_pos")
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
         self._chunks = chunks
-        self._data = b""
+        self._data = memoryview(b"")
+        self._end = 0
         self._pos = 0
         self._base = 0
         self._left = 0
@@ -35,19 +36,20 @@ class Stream:
 
     def block(self) -> bytes:
         """The next 512 bytes; none at all when the stream has ended before them."""
-        stop = self._pos + BLOCK
-        if stop > len(self._data):
+        start = self._pos
+        stop = start + BLOCK
+        if stop > self._end:
             return self._gather(BLOCK)
-        block = self._data[self._pos : stop]
         self._pos = stop
-        return block
+        return self._data[start:stop].tobytes()
 
     def _more(self) -> bool:
         """Replace a used-up chunk by the next one that is not empty."""
         for chunk in self._chunks:
             if chunk:
-                self._base += len(self._data)
-                self._data = chunk
+                self._base += self._end
+                self._data = memoryview(chunk)
+                self._end = len(chunk)
                 self._pos = 0
                 return True
         return False
@@ -55,7 +57,7 @@ class Stream:
     def _gather(self, count: int) -> bytes:
         got = b""
         while len(got) < count:
-            if self._pos == len(self._data) and not self._more():
+            if self._pos == self._end and not self._more():
                 if got:
                     raise ImageError("the tar stream is cut short")
                 return b""
@@ -64,17 +66,25 @@ class Stream:
             got += part
         return got
 
+    def payload(self, size: int) -> Iterable[memoryview]:
+        """A payload of `size` bytes starts here: a tuple of one piece when it is in one chunk."""
+        self._left = size
+        self._pad = -size % BLOCK
+        start = self._pos
+        stop = start + size
+        return (self._data[start:stop],) if stop <= self._end else self.pieces()
+
     def open(self, size: int) -> None:
-        """A payload of `size` bytes starts here."""
+        """A payload of `size` bytes starts here, to be taken by `pieces`."""
         self._left = size
         self._pad = -size % BLOCK
 
     def pieces(self) -> Iterator[memoryview]:
         """The open payload, as far as it has not been read."""
         while self._left:
-            if self._pos == len(self._data) and not self._more():
+            if self._pos == self._end and not self._more():
                 raise ImageError("the tar stream is cut short inside a file")
-            piece = memoryview(self._data)[self._pos : self._pos + self._left]
+            piece = self._data[self._pos : self._pos + self._left]
             self._left -= len(piece)
             self._pos += len(piece)
             yield piece
@@ -82,7 +92,7 @@ class Stream:
     def close(self) -> None:
         """Skip what is left of the open payload, and its padding."""
         stop = self._pos + self._left + self._pad
-        if stop <= len(self._data):
+        if stop <= self._end:
             self._pos = stop
             self._left = self._pad = 0
             return
@@ -101,11 +111,11 @@ class Stream:
     def is_zero_to_end(self) -> bool:
         """Read all the rest; True when there is nothing in it but zeros."""
         zero = True
-        while zero and (self._pos < len(self._data) or self._more()):
-            zero = not self._data[self._pos :].strip(b"\0")
-            self._pos = len(self._data)
+        while zero and (self._pos < self._end or self._more()):
+            zero = not self._data[self._pos :].tobytes().strip(b"\0")
+            self._pos = self._end
         while self._more():
-            self._pos = len(self._data)
+            self._pos = self._end
         return zero
 
 
@@ -122,13 +132,13 @@ class SeekingStream(Stream):
     def close(self) -> None:
         """Skip what is left of the open payload, and its padding."""
         target = self.offset + self._left + self._pad
-        if target - self._base <= len(self._data):
+        if target - self._base <= self._end:
             super().close()
             return
         if target > self._size:
             raise ImageError("the tar stream is cut short inside a file")
         self._handle.seek(target)
-        self._base, self._data, self._pos = target, b"", 0
+        self._base, self._data, self._end, self._pos = target, memoryview(b""), 0, 0
         self._left = self._pad = 0
 
 

@@ -8,15 +8,25 @@ the digest over the whole stream (`diff_id`) tells whether something is missing.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import count
 from typing import BinaryIO
+from zlib import adler32
 
 from reconciler.errors import ImageError
 from reconciler.model import printable
 from reconciler.oci import pax
-from reconciler.oci.entries import Header, Kind
+from reconciler.oci.entries import (
+    BLOCK_DEVICE,
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    HARDLINK,
+    REGULAR,
+    SYMLINK,
+    Header,
+)
 from reconciler.oci.limits import Limits, exceeded
 from reconciler.oci.pax import Records, number, small_number
 from reconciler.oci.sparse import (
@@ -29,8 +39,11 @@ from reconciler.oci.sparse import (
 )
 from reconciler.oci.stream import BLOCK, SeekingStream, Stream
 
-Payload = Iterator[Piece]
-"""The content of an entry in order. Whoever does not read it to its end skips the rest of it."""
+Payload = Iterable[Piece]
+"""The content of an entry in order; a tuple when it is there already, as one piece.
+
+Whoever does not read it to its end skips the rest of it.
+"""
 
 _ZEROS = bytes(BLOCK)
 _MAX_SIZE = (1 << 63) - 1
@@ -39,24 +52,25 @@ _MAX_ID = (1 << 32) - 2
 """The largest uid and gid: 2^32 - 1 means "leave as it is" to chown(2)."""
 
 _EXTENDED = frozenset(b"xgLK")
+_OLD_SPARSE = ord("S")
 _SPARSE_KEYS = frozenset({b"GNU.sparse.major", b"GNU.sparse.size", b"GNU.sparse.map"})
 
 _KINDS = {
-    ord("0"): Kind.REGULAR,
-    0: Kind.REGULAR,
-    ord("7"): Kind.REGULAR,  # contiguous: a hint to file systems of another age
-    ord("S"): Kind.REGULAR,  # GNU: sparse
-    ord("1"): Kind.HARDLINK,
-    ord("2"): Kind.SYMLINK,
-    ord("3"): Kind.CHARACTER,
-    ord("4"): Kind.BLOCK,
-    ord("5"): Kind.DIRECTORY,
-    ord("6"): Kind.FIFO,
+    ord("0"): REGULAR,
+    0: REGULAR,
+    ord("7"): REGULAR,  # contiguous: a hint to file systems of another age
+    _OLD_SPARSE: REGULAR,  # of GNU
+    ord("1"): HARDLINK,
+    ord("2"): SYMLINK,
+    ord("3"): CHARACTER,
+    ord("4"): BLOCK_DEVICE,
+    ord("5"): DIRECTORY,
+    ord("6"): FIFO,
 }
 
 
 def read_tar(
-    chunks: Iterable[bytes], limits: Limits, serials: Iterator[int]
+    chunks: Iterable[bytes | memoryview], limits: Limits, serials: Iterator[int]
 ) -> Iterator[tuple[Header, Payload]]:
     """Parse a whole archive; each regular file with content takes the next of `serials`.
 
@@ -93,7 +107,8 @@ class _Reader:
             if block == _ZEROS:
                 self._end()
                 break
-            _check(block, stream.offset - BLOCK)
+            if adler32(block) & 0xFFFF != _expected(block[148:156]):
+                _check_signed(block, stream.offset - BLOCK)
             flag = block[156]
             if flag in _EXTENDED:
                 self._extend(flag, number(block[124:136]))
@@ -140,31 +155,26 @@ class _Reader:
         path = _path(block, records)
         try:
             header = _header(block, flag, path, records)
-            return header, self._payload(header, block, flag, records)
+            if header.kind is not REGULAR:
+                return header, ()  # a size in such a header says nothing, as for other readers
+            payload: Payload = ()
+            if flag == _OLD_SPARSE or (records and records.keys() & _SPARSE_KEYS):
+                sparse = self._sparse(header, block, flag, records)
+                self._stream.open(sparse.stored)
+                header.size = sparse.size
+                payload = expand(sparse, self._stream.pieces())
+            elif header.size:
+                payload = self._stream.payload(header.size)
         except ImageError as exc:
             brief = f"{printable(path)}: {exc.brief}"
             raise ImageError(brief, code=exc.code, resolution=exc.resolution) from exc
-
-    def _payload(self, header: Header, block: bytes, flag: int, records: Records) -> Payload:
-        """Open what follows the header block; settles the header's size and serial number."""
-        if header.kind is not Kind.REGULAR:
-            return iter(())  # a size in such a header says nothing, as for other readers
-        stream = self._stream
-        if flag == ord("S") or (records and records.keys() & _SPARSE_KEYS):
-            sparse = self._sparse(header, block, flag, records)
-            stream.open(sparse.stored)
-            header.size = sparse.size
-            payload: Payload = expand(sparse, stream.pieces())
-        else:
-            stream.open(header.size)
-            payload = stream.pieces()
         if header.size:
             header.content = next(self._serials)
-        return payload
+        return header, payload
 
     def _sparse(self, header: Header, block: bytes, flag: int, records: Records) -> SparseMap:
         stored = header.size
-        if flag == ord("S"):
+        if flag == _OLD_SPARSE:
             sparse = map_from_blocks(block, self._stream.block, self._limits.pax_bytes)
         elif b"GNU.sparse.major" in records:
             limit = min(stored, self._limits.pax_bytes)
@@ -180,25 +190,29 @@ class _Reader:
         return sparse
 
 
-def _check(block: bytes, offset: int) -> None:
-    """Compare the checksum: the sum of all bytes, with blanks for the eight of the field itself.
+@lru_cache(maxsize=8192)
+def _expected(raw: bytes) -> int:
+    """The low half of a header's Adler-32, told from the checksum field that it has; -1: no number.
 
-    The low half of Adler-32 is that sum plus 1, modulo 65521, and ten times as fast as `sum`.
+    The checksum is the sum of all bytes, with blanks for the eight of the field itself. The low
+    half of Adler-32 is the sum plus 1, modulo 65521, and ten times as fast as `sum`.
     """
-    raw = block[148:156]
     try:
-        stored = number(raw)
+        return (number(raw) + sum(raw) - 8 * 32 + 1) % 65521
     except ImageError:
-        stored = -1
-    total = (zlib.adler32(block) & 0xFFFF) - (zlib.adler32(raw) & 0xFFFF) + 8 * 32
-    if (stored - total) % 65521 and not _is_signed(block, stored):
-        raise ImageError(f"corrupt tar header at byte {offset} of the layer")
+        return -1
 
 
-def _is_signed(block: bytes, stored: int) -> bool:
-    """Some old writers took bytes for signed."""
+def _check_signed(block: bytes, offset: int) -> None:
+    """Some old writers took bytes for signed: what is not right even then is corrupt."""
     blanked = block[:148] + b" " * 8 + block[156:]
-    return stored == sum(byte - ((byte & 0x80) << 1) for byte in blanked)
+    wanted = sum(byte - ((byte & 0x80) << 1) for byte in blanked)
+    try:
+        if number(block[148:156]) == wanted:
+            return
+    except ImageError:
+        pass
+    raise ImageError(f"corrupt tar header at byte {offset} of the layer")
 
 
 def _path(block: bytes, records: Records) -> bytes:
@@ -218,30 +232,41 @@ def _header(block: bytes, flag: int, path: bytes, records: Records) -> Header:
     if kind is None:
         raise ImageError(f"unknown tar entry type {printable(bytes([flag]))}")
     if flag == 0 and path.endswith(b"/"):
-        kind = Kind.DIRECTORY  # as archives from before POSIX have it
-    mode = small_number(block[100:108]) & 0o7777
+        kind = DIRECTORY  # as archives from before POSIX have it
     if records:
+        mode = small_number(block[100:108])
         uid = pax.field(records, b"uid", block[108:116])
         gid = pax.field(records, b"gid", block[116:124])
         size = pax.field(records, b"size", block[124:136])
         mtime_ns = pax.mtime_ns(records, block[136:148])
     else:
-        uid = small_number(block[108:116])
-        gid = small_number(block[116:124])
+        mode, uid, gid = _owner(block[100:124])
         size = number(block[124:136])
-        mtime_ns = number(block[136:148]) * 1_000_000_000
+        mtime_ns = _time(block[136:148])
     if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
         raise ImageError(f"owner {uid}:{gid}, which Linux does not have")
-    header = Header(path, kind, mode, uid, gid, mtime_ns)
-    if kind is Kind.REGULAR:
-        if not 0 <= size <= _MAX_SIZE:
-            raise ImageError(f"a size of {size} bytes")
-        header.size = size
-    elif kind is Kind.SYMLINK or kind is Kind.HARDLINK:
+    if kind is not REGULAR:
+        size = 0
+    elif not 0 <= size <= _MAX_SIZE:
+        raise ImageError(f"a size of {size} bytes")
+    header = Header(path, kind, mode & 0o7777, uid, gid, mtime_ns, size)
+    if kind is SYMLINK or kind is HARDLINK:
         header.target = records.get(b"linkpath") or block[157:257].partition(b"\0")[0]
-    elif kind is Kind.CHARACTER or kind is Kind.BLOCK:
+    elif kind is CHARACTER or kind is BLOCK_DEVICE:
         major = pax.field(records, b"SCHILY.devmajor", block[329:337])
         header.rdev = (major, pax.field(records, b"SCHILY.devminor", block[337:345]))
     if records:
         header.xattrs = pax.xattrs(records)
     return header
+
+
+@lru_cache(maxsize=4096)
+def _owner(raw: bytes) -> tuple[int, int, int]:
+    """The fields mode, uid and gid: a layer has few different ones."""
+    return number(raw[:8]), number(raw[8:16]), number(raw[16:])
+
+
+@lru_cache(maxsize=4096)
+def _time(raw: bytes) -> int:
+    """The field mtime in nanoseconds."""
+    return number(raw) * 1_000_000_000

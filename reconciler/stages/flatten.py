@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 
 from reconciler.errors import Code, HostError
 from reconciler.files import host_error, remove_tree
 from reconciler.hot import hot_loop
 from reconciler.model import DesiredImage
-from reconciler.oci.layers import layer_name, read_layer
-from reconciler.oci.merge import Header, Merge, Tree
+from reconciler.oci.entries import Tree
 from reconciler.oci.tar import Payload
 from reconciler.room import Room
 from reconciler.stages import flatten_metadata
 from reconciler.stages.flatten_tree import create_file, is_tree_whole, materialise, open_directory
-
-_PROGRESS_SECONDS = 0.1
+from reconciler.stages.replay import replay
 
 
 def run(image: DesiredImage, room: Room) -> None:
@@ -81,31 +77,18 @@ def _prepare(scratch: Path) -> Path:
 
 
 def _merge(image: DesiredImage, room: Room, data: Path) -> Tree:
-    limits = room.limits
-    merge = Merge(limits)
-    serials = count(1)
-    progress = Progress(image, room)
-    layers = image.pinned.layers
     with open_directory(data) as spool:
-        for index, layer in enumerate(layers, 1):
-            name = layer_name(index, len(layers), layer)
-            blob = room.feed.get(layer.blob.digest)
-            merge.begin_layer(name)
-            with hot_loop(), read_layer(blob, layer, name, limits, serials) as reader:
-                for header, payload in reader.entries:
-                    room.checkpoint()
-                    if merge.add(header) and header.content:
-                        _spool(header, payload, spool, room)
-                    progress.report(reader.position)
-            merge.end_layer()
-            progress.finish_layer(layer.blob.size)
-    return merge.finish()
+
+        def keep(serial: int, size: int, payload: Payload) -> None:
+            _spool(serial, size, payload, spool, room.scratch)
+
+        return replay(image, room, keep, lambda: None)
 
 
-def _spool(header: Header, payload: Payload, directory: int, room: Room) -> None:
+def _spool(serial: int, size: int, payload: Payload, directory: int, scratch: Path) -> None:
     """Write one payload to the file of its serial number; holes stay holes."""
     try:
-        descriptor = create_file(str(header.content), directory)
+        descriptor = create_file(str(serial), directory)
         try:
             hole = False
             for piece in payload:
@@ -114,13 +97,12 @@ def _spool(header: Header, payload: Payload, directory: int, room: Room) -> None
                     os.lseek(descriptor, piece, os.SEEK_CUR)
                 else:
                     _write(descriptor, piece)
-                room.checkpoint()
             if hole:
-                os.ftruncate(descriptor, header.size)
+                os.ftruncate(descriptor, size)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise _host_error(error, room.scratch, f"a file of {header.size} bytes") from error
+        raise _host_error(error, scratch, f"a file of {size} bytes") from error
 
 
 def _write(descriptor: int, piece: bytes | memoryview) -> None:
@@ -137,29 +119,3 @@ def _host_error(error: OSError, scratch: Path, what: str) -> HostError:
         code=Code.DISK_FULL,
         resolution="Free space there, or set TMPDIR to a directory that has more.",
     )
-
-
-class Progress:
-    """Compressed bytes replayed so far, told at most ten times a second."""
-
-    def __init__(self, image: DesiredImage, room: Room) -> None:
-        self._image = image
-        self._room = room
-        self._total = sum(layer.blob.size for layer in image.pinned.layers)
-        self._before = 0
-        self._next = 0.0
-
-    def report(self, position: int) -> None:
-        """The current layer has been read up to `position`."""
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + _PROGRESS_SECONDS
-            done = self._before + position
-            fields = {"done": done, "total": self._total, "unit": "bytes"}
-            self._room.progress("flatten", self._image, **fields)
-
-    def finish_layer(self, size: int) -> None:
-        """A layer of `size` bytes is complete."""
-        self._before += size
-        self._next = 0.0
-        self.report(0)

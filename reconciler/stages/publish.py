@@ -6,7 +6,8 @@ Out: `<images>/<id>` with its manifest. See `store.Store.publish` for the order 
 
 from __future__ import annotations
 
-from reconciler.files import file_digest, host_errors, sparse_digest
+from reconciler.digests import sparse_digest
+from reconciler.files import file_digest, host_errors
 from reconciler.manifest import INITRD, KERNEL, ROOTFS, FileEntry, Manifest
 from reconciler.model import DesiredImage
 from reconciler.room import Room

@@ -160,6 +160,8 @@ def command(chain: str, layout: Path, work: Path) -> list[str]:
 def measure(argv: list[str], scratch: Path) -> Run:
     """Run a command to its end; processor time and peak memory include its children."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled already
+    environment["PYTHONPYCACHEPREFIX"] = str(scratch.parent / "compiled")
     begin = time.monotonic()
     with subprocess.Popen(
         argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

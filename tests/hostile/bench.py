@@ -65,9 +65,9 @@ class Bench:
         """One pass."""
         return reconcile(self._config(size, options), self.host())
 
-    def places(self) -> list[Path]:
+    def places(self, builder: str) -> list[Path]:
         """Where staging and scratch of the next image will be; nothing when it does not resolve."""
-        [image] = preview(self._config("16MiB", {}), self.host()).plan.images
+        [image] = preview(self._config("16MiB", {"builder": builder}), self.host()).plan.images
         if image.desired is None:
             return []
         return [
@@ -103,11 +103,11 @@ class Bench:
 class Canaries:
     """Sentinel files around a host: laid when made, compared by `check`, taken away by `remove`."""
 
-    def __init__(self, bench: Bench, tmp: Path) -> None:
+    def __init__(self, bench: Bench, tmp: Path, builder: str = "auto") -> None:
         self._made: list[Path] = []
         self._watched = [bench.root / name for name in ("home", "cwd", "outside")]
         spots = [*self._watched, bench.root, bench.store.images, bench.root / "tmp", tmp]
-        for place in bench.places():
+        for place in bench.places(builder):
             sibling = place.with_name(place.name + "2")
             spots.append(sibling)
         for spot in spots:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
+
+import pytest
 
 from reconciler.model import Descriptor, DesiredImage, ImageSpec, PinnedImage, Platform
 from reconciler.oci.entries import Kind, Node, Tree
@@ -111,3 +115,18 @@ def build(tree: Tree, base: Path, size: int | None = None) -> Room:
     ext4.run(image, room)
     ownership.run(image, room)
     return room
+
+
+@contextmanager
+def mounted(rootfs: Path, where: Path, options: str = "loop") -> Iterator[Path]:
+    """A kernel's view of an image, to be written to; skips where it may not be had."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount an image")
+    where.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", "-o", options, rootfs, where], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this host mounts no image: {done.stderr.decode().strip()}")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", where], check=True)

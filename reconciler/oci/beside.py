@@ -1,0 +1,154 @@
+"""A layer decompressed and hashed by a process of its own, over a ring of shared memory.
+
+`oci.layers` takes it for large layers. The parser and the decoder then never wait for one
+interpreter's lock, and a decoder that crashes over hostile bytes takes nothing with it: its end is
+an error of that build. The child is this interpreter with the same modules, and runs `oci.ring`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import select
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+
+from reconciler.errors import BangerError, Code, HostError, ImageError
+from reconciler.oci import ring
+from reconciler.oci.limits import Limits
+from reconciler.oci.ring import HEAD, PART, PARTS
+from reconciler.processes import Companion
+
+_NAP_MS = 200
+_CHUNK = 1 << 20
+
+_BOOT = "import json,sys;sys.path=json.loads(sys.argv[1]);from {0} import main;main(sys.argv[2])"
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+"""For glibc: memory that was used once is kept, because pages that are new cost more than bytes."""
+
+
+def can_start() -> bool:
+    """Whether this interpreter knows how to start another of its kind."""
+    return bool(sys.executable)
+
+
+class ProcessPump:
+    """Unpacks in a child, a ring ahead of the parser. Starts at once; `stop` ends the child."""
+
+    def __init__(
+        self,
+        descriptor: int,
+        algorithms: tuple[str, str],
+        limits: Limits,
+        idle: Callable[[int], None],
+    ) -> None:
+        """idle: gets `position` while the child is slow, may raise. Raises HostError."""
+        self.position = 0
+        self._descriptor = descriptor
+        self._algorithm = algorithms[0]
+        self._idle = idle
+        self._digests: dict[str, str] = {}
+        with ExitStack() as stack:
+            memory = os.memfd_create("layer")
+            stack.callback(os.close, memory)
+            os.ftruncate(memory, PART * PARTS)
+            self._memory = memoryview(mmap.mmap(memory, PART * PARTS))
+            self._told, tell = os.pipe()
+            freed, self._free = os.pipe()
+            stack.callback(os.close, tell)
+            stack.callback(os.close, freed)
+            order = {
+                "blob": descriptor, "memory": memory, "tell": tell, "freed": freed,
+                "algorithms": algorithms, "limits": asdict(limits),
+            }  # fmt: skip
+            try:
+                self._child = _start(order)
+            except BaseException:
+                self._close()
+                raise
+        self._poll = select.poll()
+        self._poll.register(self._told, select.POLLIN)
+
+    def batches(self) -> Iterator[bytes | memoryview]:
+        """The decoded stream, where the child has put it: it is written over once released."""
+        at = 0
+        while True:
+            kind, size, self.position = HEAD.unpack(self._read(HEAD.size))
+            if kind == ring.FILLED:
+                yield self._memory[at : at + size]
+                with suppress(BrokenPipeError):  # it has ended: its last message says how
+                    os.write(self._free, b"+")
+                at = (at + PART) % len(self._memory)
+                continue
+            document = json.loads(self._read(size))
+            if kind == ring.FAILED:
+                raise _error(document)
+            self._digests = document
+            return
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            while not self._poll.poll(_NAP_MS):
+                self._idle(self.position)
+            part = os.read(self._told, size - len(data))
+            if not part:
+                raise HostError(
+                    f"the process that decompresses a layer {self._child.end()}",
+                    code=Code.TOOL_FAILED,
+                )
+            data += part
+        return data
+
+    def stop(self) -> None:
+        """End the child, wherever it is."""
+        self._child.kill()
+        self._close()
+
+    def _close(self) -> None:
+        told, self._told = self._told, -1
+        free, self._free = self._free, -1
+        for descriptor in (told, free):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def blob_digest(self) -> str:
+        """The digest of the whole blob: the child's when it came to the end, else read anew."""
+        if self._digests:
+            return self._digests["blob"]
+        total = hashlib.new(self._algorithm)
+        at = 0
+        while chunk := os.pread(self._descriptor, _CHUNK, at):
+            total.update(chunk)
+            at += len(chunk)
+        return total.hexdigest()
+
+    def stream_digest(self) -> str:
+        """The digest of the decoded stream."""
+        return self._digests["stream"]
+
+
+def _start(order: dict[str, object]) -> Companion:
+    """Run `ring.main` with our modules and no others; descriptors keep their numbers."""
+    path = json.dumps([os.path.abspath(entry) for entry in sys.path])  # noqa: PTH100 - "" is here
+    argv = [sys.executable, "-I", "-S", *_bytecode(), "-c", _BOOT.format(ring.__name__)]
+    argv += [path, json.dumps(order)]
+    kept = [number for key in ("blob", "memory", "tell", "freed") if (number := order[key])]
+    return Companion(argv, [number for number in kept if isinstance(number, int)], _ENVIRONMENT)
+
+
+def _bytecode() -> list[str]:
+    """The same habits with compiled modules as ours, since -I forgets the environment."""
+    prefix = ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else []
+    return [*prefix, "-B"] if sys.dont_write_bytecode else prefix
+
+
+def _error(document: dict[str, str]) -> BangerError:
+    if document["code"] == Code.HOST_IO:
+        return HostError(document["brief"])
+    code = Code(document["code"])
+    return ImageError(document["brief"], code=code, resolution=document["resolution"])
