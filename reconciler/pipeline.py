@@ -117,7 +117,7 @@ def build(image: DesiredImage, services: Services, progress: Progress) -> None:
     try:
         if Stage.PUBLISH in runs:
             _rootfs(image, room, progress, runs)
-            if Stage.KERNEL in runs:
+            if Stage.KERNEL in runs and Stage.KERNEL not in progress.done:
                 _run(Stage.KERNEL, kernel.run, image, room, progress)
             _run(Stage.PUBLISH, publish.run, image, room, progress)
         if Stage.RECORD in runs:
@@ -185,6 +185,8 @@ def _rootfs(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage
     if Stage.EXT4 in runs:
         room.store.write_journal(image.id, {})  # what is in staging proves nothing from here on
         room.tools.require()
+        if image.spec.injects_modules:
+            _run(Stage.KERNEL, kernel.run, image, room, progress)
         if image.builder == "direct":
             _build_directly(image, room, progress, runs)
         else:

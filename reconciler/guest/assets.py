@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +27,7 @@ _UNITS = "/etc/systemd/system"
 _BINARY = f"{_LIBRARY}/banger-guest"
 _SERVICES = ("banger-vsock-agent", "banger-network", "banger-first-boot")
 _BLOCK = 4096
+_PIECE = 1 << 20
 
 _RUNTIME = {
     "Env": list,
@@ -42,42 +44,64 @@ _RUNTIME = {
 class Asset:
     """One file or symlink of ours in the guest, owned 0:0. `path` is absolute, in plain ASCII.
 
-    mode: permission bits; of a link they mean nothing. Exactly one of content and target is set.
+    mode: permission bits; of a link they mean nothing. Exactly one of content, target and source
+    is set; source is a file of the host that holds still, for what is too large to keep.
     """
 
     path: str
     mode: int
     content: bytes | None = None
     target: str | None = None
+    source: Path | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its content; 0 for a link."""
+        return self.source.stat().st_size if self.source else len(self.content or b"")
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its content, a piece at a time."""
+        if self.source is None:
+            yield self.content or b""
+            return
+        with self.source.open("rb") as stream:
+            while piece := stream.read(_PIECE):
+                yield piece
 
 
-def guest_assets(image: DesiredImage, tree: Tree) -> tuple[Asset, ...]:
+def guest_assets(
+    image: DesiredImage, tree: Tree, modules: tuple[Asset, ...] = ()
+) -> tuple[Asset, ...]:
     """All that goes into one image; nothing when its entry says `guest = false`.
 
-    tree: the merged image, whose init decides. Raises HostError GUEST_UNAVAILABLE when there is no
-    guest binary for its architecture, and ImageError when its config is not one.
+    tree: the merged image, whose init decides. modules: those of the kernel, where they go in, too.
+    Raises HostError GUEST_UNAVAILABLE when there is no guest binary for its architecture, and
+    ImageError when its config is not one.
     """
     if not image.spec.guest:
         return ()
     config = _image_config(image.pinned.digest, image.pinned.runtime)
-    modules = image.spec.inject_modules or has_modules(tree)
+    loads_modules = bool(modules) or has_modules(tree)
     port = f"{image.vsock_port}\n".encode()
     return (
         *_common(image.pinned.platform, config, port),
-        *(_modules() if modules else ()),
+        *(_modules() if loads_modules else ()),
         *_for_init(init_of(tree)),
+        *modules,
     )
 
 
-def asset_sizes(image: DesiredImage, tree: Tree) -> tuple[int, ...]:
+def asset_sizes(
+    image: DesiredImage, tree: Tree, modules: tuple[Asset, ...] = ()
+) -> tuple[int, ...]:
     """The bytes of each inode that the guest stage may add: files, links, and their directories.
 
     Every directory that an asset lies in counts as one block, whether it is there or not: one that
     is there may have to grow by a block for the new name.
     """
-    assets = guest_assets(image, tree)
+    assets = guest_assets(image, tree, modules)
     parents = {parent for asset in assets for parent in PurePosixPath(asset.path).parents}
-    return tuple(len(asset.content or b"") for asset in assets) + (_BLOCK,) * len(parents)
+    return tuple(asset.size for asset in assets) + (_BLOCK,) * len(parents)
 
 
 def assets_digest(platform: Platform) -> str:
