@@ -151,6 +151,7 @@ class ImageSpec:
     retain: int = 1
     guest: bool = True
     inject_modules: bool = False
+    run_entrypoint: bool = False
     builder: str = "auto"
     protect: bool = False
     suspend: bool = False
@@ -253,7 +254,8 @@ def _keys_of(image: DesiredImage) -> StageKeys:
     else:
         ext4 = key("ext4", flatten, image.spec.size)
     ownership = key("ownership", ext4)
-    guest = key("guest", ownership, image.guest_digest, image.vsock_port, modules)
+    runs = ("run-entrypoint",) if image.spec.guest and image.spec.run_entrypoint else ()
+    guest = key("guest", ownership, image.guest_digest, image.vsock_port, modules, *runs)
     return StageKeys(flatten, ext4, ownership, guest, kernel_key(image.kernel))
 
 

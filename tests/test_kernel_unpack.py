@@ -27,15 +27,12 @@ KERNEL_IMAGE = [
     ),
 ]
 WHOLE = '[[kernel]]\nname = "lab"\nimage = "{}"\n'
-PARTS = (
-    """[[kernel]]
+PARTS = """[[kernel]]
 name = "lab"
 kernel = {{ image = "{0}", file = "/boot/vmlinuz" }}
 initrd = {{ image = "{0}", file = "boot/initrd.img" }}
-modules = {{ image = "{0}", file = "/lib/modules/%s" }}
-"""
-    % RELEASE
-)  # noqa: UP031 - the braces are for the reference
+modules = {{ image = "{0}", file = "/lib/modules/RELEASE" }}
+""".replace("RELEASE", RELEASE)
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ class ImageKeys(Table):
     retain: int = Field(default=1, ge=0, le=1000)
     guest: bool = True
     inject_modules: bool = False
+    run_entrypoint: bool = False
     builder: Literal["auto", "direct", "tools"] = "auto"
     protect: bool = False
     suspend: bool = False
@@ -96,8 +97,10 @@ class Image(ImageKeys):
 
     @model_validator(mode="after")
     def _one_wish(self) -> Self:
-        if self.inject_modules and not self.guest and "guest" in self.model_fields_set:
-            raise ValueError("guest = false puts nothing in, and inject-modules = true asks for it")
+        for key in ("inject_modules", "run_entrypoint"):
+            if getattr(self, key) and not self.guest:
+                spelt = key.replace("_", "-")
+                raise ValueError(f"guest = false puts nothing in, and {spelt} = true asks for it")
         return self
 
 
