@@ -29,7 +29,10 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What an artifact is made of. modules: the digest of the whole tree `modules/`."""
+    """What an artifact is made of. modules: the digest of the whole tree `modules/`.
+
+    kernel_from: the images, by digest, that the kernel was taken out of.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     schema_version: int = 1
@@ -40,6 +43,7 @@ class Manifest(BaseModel):
     size: int
     keys: StageKeys
     kernel: str | None = None
+    kernel_from: str = ""
     cmdline: str = ""
     modules: str | None = None
     blobs: tuple[str, ...] = ()

@@ -91,11 +91,16 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """Where a kernel file comes from: exactly one of path and url. sha256 is bare hex or None."""
+    """Where a kernel file comes from: one of path, url and image. sha256 is bare hex or None.
+
+    image: a reference; then `file` is a path inside that image, a directory for modules.
+    """
 
     path: Path | None
     url: str | None
     sha256: str | None
+    image: str | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +116,14 @@ class KernelEntry:
     """A package of apt in place of kernel and modules."""
     is_host: bool = False
     """The newest kernel of the host in place of kernel and modules."""
+    image: str | None = None
+    """A reference in place of kernel and modules: /boot/vmlinux or vmlinuz, and /lib/modules."""
+    platform: Platform = Platform("linux", "amd64")
+    """Which image to take out of an index, where a part comes out of one."""
     generates_initrd: bool = False
     """An initramfs made from the modules in place of `initrd`."""
+    origin: str = ""
+    """The images that parts were taken out of, by digest: `REF@DIGEST`, parted by blanks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +152,15 @@ class ImageSpec:
     retain: int = 1
     guest: bool = True
     inject_modules: bool = False
+    run_entrypoint: bool = False
     builder: str = "auto"
     protect: bool = False
     suspend: bool = False
+
+    @property
+    def injects_modules(self) -> bool:
+        """Whether the kernel's modules go in; with `guest = false` nothing does."""
+        return self.guest and self.inject_modules
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +201,8 @@ class KernelTriple:
     initrd: str | None = None
     modules: str | None = None
     cmdline: str = ""
+    origin: str = ""
+    """As that of the entry; the bytes count, so it is no part of any key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +249,14 @@ def _keys_of(image: DesiredImage) -> StageKeys:
     # the builders give equal trees in different bytes
     how = () if image.builder == "tools" else (image.builder,)
     flatten = key("flatten", image.pinned.digest, str(image.pinned.platform), *how)
-    modules = image.kernel.modules if image.kernel and image.spec.inject_modules else None
+    modules = image.kernel.modules if image.kernel and image.spec.injects_modules else None
     if image.spec.size is None:  # "auto" makes room for what goes in later
         ext4 = key("ext4", flatten, "auto", image.guest_digest, modules)
     else:
         ext4 = key("ext4", flatten, image.spec.size)
     ownership = key("ownership", ext4)
-    guest = key("guest", ownership, image.guest_digest, image.vsock_port, modules)
+    runs = ("run-entrypoint",) if image.spec.guest and image.spec.run_entrypoint else ()
+    guest = key("guest", ownership, image.guest_digest, image.vsock_port, modules, *runs)
     return StageKeys(flatten, ext4, ownership, guest, kernel_key(image.kernel))
 
 

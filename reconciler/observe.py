@@ -72,13 +72,9 @@ class Surveyor:
             pinned = resolve.run(spec, self.sources)
             stage = Stage.KERNEL
             kernel = self._identify(spec)
+            if spec.injects_modules and not (kernel and kernel.modules):
+                raise _nothing_to_inject(spec, kernel)
             stage = Stage.GUEST
-            if spec.inject_modules:
-                raise ImageError(
-                    "inject-modules = true cannot be done by this version",
-                    code=Code.CONFIG_INVALID,
-                    resolution="Take it out: the modules lie in modules/ beside the rootfs.",
-                )
             guest = assets(spec.platform) if spec.guest else None
         except BangerError as error:
             return Unresolved(spec, stage, error)
@@ -263,6 +259,15 @@ def builder_for(wanted: str) -> str:
     if wanted == "auto":
         return "direct" if libext2fs.is_available() else "tools"
     return wanted
+
+
+def _nothing_to_inject(spec: ImageSpec, kernel: KernelTriple | None) -> ImageError:
+    missing = f'the kernel "{kernel.name}" has no modules' if kernel else "there is no kernel-ref"
+    return ImageError(
+        f"inject-modules = true, but {missing}",
+        code=Code.CONFIG_INVALID,
+        resolution="Give `modules` in its [[kernel]] entry, or take out inject-modules.",
+    )
 
 
 def _holding(kind: Kind, key: str, path: Path, now: float, *, in_use: bool = False) -> Holding:

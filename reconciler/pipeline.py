@@ -39,7 +39,7 @@ def build(image: DesiredImage, services: Services, progress: Progress) -> None:
     try:
         if Stage.PUBLISH in runs:
             _rootfs(image, room, progress, runs)
-            if Stage.KERNEL in runs:
+            if Stage.KERNEL in runs and Stage.KERNEL not in progress.done:
                 _run(Stage.KERNEL, kernel.run, image, room, progress)
             _run(Stage.PUBLISH, publish.run, image, room, progress)
         if Stage.RECORD in runs:
@@ -107,6 +107,8 @@ def _rootfs(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage
     if Stage.EXT4 in runs:
         room.store.write_journal(image.id, {})  # what is in staging proves nothing from here on
         room.tools.require()
+        if image.spec.injects_modules:
+            _run(Stage.KERNEL, kernel.run, image, room, progress)
         building = _build_directly if image.builder == "direct" else _build_with_tools
         with a_build():
             digest = building(image, room, progress, runs)

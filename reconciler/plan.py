@@ -268,6 +268,8 @@ def _what_changed(image: DesiredImage, record: Record) -> Reason:
         return Reason.REF_CHANGED if image.spec.ref != record.ref else Reason.DIGEST_CHANGED
     if keys.flatten != record.keys.flatten:
         return Reason.RECIPE_CHANGED
+    if image.spec.injects_modules and keys.kernel != record.keys.kernel:
+        return Reason.KERNEL_CHANGED  # its modules are in the keys of what follows
     if keys.ext4 != record.keys.ext4:
         return Reason.SIZE_CHANGED
     if keys.guest != record.keys.guest:
@@ -324,6 +326,8 @@ def _rootfs_steps(
     if clone_from:
         return _skip(_ROOTFS, f"the rootfs is cloned from artifact {clone_from[:12]}")
     guest = "the assets go in" if image.spec.guest else "guest = false: nothing is injected"
+    if image.spec.injects_modules:
+        guest += ", and the kernel's modules"
     direct = image.builder == "direct"
     owners = "ext4 wrote the owners" if direct else "the new filesystem needs its owners"
     tail = (
@@ -351,4 +355,6 @@ def _kernel_step(image: DesiredImage, observed: Observed) -> Step:
         return Step(Stage.KERNEL, run=False, reason="no kernel-ref")
     if Stage.KERNEL in observed.staging.get(image.id, frozenset()):
         return Step(Stage.KERNEL, run=False, reason="the kernel is whole in an interrupted build")
-    return Step(Stage.KERNEL, run=True, reason=f"{image.kernel.name} goes beside the rootfs")
+    injected = ", its modules into it, too" if image.spec.injects_modules else ""
+    reason = f"{image.kernel.name} goes beside the rootfs{injected}"
+    return Step(Stage.KERNEL, run=True, reason=reason)

@@ -23,6 +23,7 @@ from reconciler.config.load import Config
 from reconciler.errors import HostError
 from reconciler.kernel.origins import Origins
 from reconciler.kernel.store import KernelStore
+from reconciler.kernel.unpack import KernelImages
 from reconciler.logins import ask_helper
 from reconciler.model import Action, Emit, Reason, RegistryConfig
 from reconciler.notes import EVERY, Notes
@@ -281,7 +282,7 @@ def _services(
             records=Records(store.database),
             blobs=blobs,
             sources=sources,
-            kernels=_kernels(store, config, host, aside),
+            kernels=_kernels(store, config, host, KernelImages(sources, blobs, limits), aside),
             tools=Tools(),
             emit=host.emit,
             cancelled=host.cancelled,
@@ -306,9 +307,12 @@ def _checkpoint(cancelled: threading.Event) -> Checkpoint:
     return checkpoint
 
 
-def _kernels(store: Store, config: Config | None, host: Host, aside: Path | None) -> KernelStore:
+def _kernels(
+    store: Store, config: Config | None, host: Host, images: KernelImages, aside: Path | None
+) -> KernelStore:
     checkpoint = _checkpoint(host.cancelled)
-    origins = Origins(store.kernels, aside / "kernels" if aside else None, checkpoint)
+    images = replace(images, checkpoint=checkpoint)
+    origins = Origins(store.kernels, aside / "kernels" if aside else None, checkpoint, images)
     return KernelStore(store.kernels, config.kernels if config else (), origins)
 
 

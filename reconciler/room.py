@@ -93,6 +93,8 @@ class Room:
     """What the image may ask for."""
     tree: Tree | None = None
     """The merged tree: flatten sets it; after a resumed flatten `stages.flatten.load` does."""
+    modules: tuple[Asset, ...] = ()
+    """Those of the kernel, where they go into the rootfs, too: the kernel stage sets them."""
     assets: tuple[Asset, ...] = ()
     """What the guest gets, decided from the image's own tree before any of it goes in."""
     not_carried: list[str] = field(default_factory=list)

@@ -94,6 +94,7 @@ GUESTS: dict[str, bytes] = {
         entry("copy", "hardlink", target="etc/banger/image.json"),
         entry("etc/systemd/system/banger-network.service", "symlink", target="/dev/null"),
     ),
+    "gone": tar(entry("etc/banger/image.json", data=b"{}" * 9000)),
     "loop": tar(entry("etc", "symlink", target="etc")),
     "nowhere": tar(entry("etc", "symlink", target="missing")),
     "file": tar(entry("etc", data=b"no directory")),

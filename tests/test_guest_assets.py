@@ -132,9 +132,8 @@ def test_each_init_starts_ours_in_its_own_way() -> None:
 def test_modules_are_asked_for_only_where_there_can_be_some() -> None:
     path = "/etc/modules-load.d/banger-vsock.conf"
     assert path not in by_path(desired(), BARE)
-    injecting = desired()
-    injecting = replace(injecting, spec=replace(injecting.spec, inject_modules=True))
-    assert path in by_path(injecting, BARE)
+    module = Asset("/lib/modules/6.1.0/kernel/fs/ext4.ko", 0o644, b"module")
+    assert path in {asset.path for asset in guest_assets(desired(), BARE, (module,))}
 
 
 def test_every_path_and_target_can_stand_in_a_debugfs_script() -> None:
@@ -476,3 +475,43 @@ def test_own_steps_run_in_order_and_a_failed_one_is_tried_again(guest: Guest) ->
     assert "status" not in said
     assert guest.read("order").split() == ["10", "20", "20", "30"]
     assert guest.read("etc/machine-id") == identity
+
+
+RUNTIME = '{"Entrypoint":["/app"],"StopSignal":"SIGQUIT"}'
+
+
+def asking(runtime: str = RUNTIME) -> DesiredImage:
+    image = desired(runtime)
+    return replace(image, spec=replace(image.spec, run_entrypoint=True))
+
+
+def test_the_images_program_runs_under_another_init_only_when_asked_for() -> None:
+    path = "/etc/systemd/system/banger-entrypoint.service"
+    assert path not in by_path(desired(RUNTIME), SYSTEMD)
+    found = by_path(asking(), SYSTEMD)
+    assert b"KillSignal=SIGQUIT\n" in (found[path].content or b"")
+    assert found[f"{path.replace('system/b', 'system/multi-user.target.wants/b')}"].target == path
+    openrc = by_path(asking(), OPENRC)["/etc/init.d/banger-entrypoint"].content or b""
+    assert b'retry="SIGQUIT/10/KILL/5"' in openrc
+    assert by_path(asking(), BARE).keys() == by_path(desired(RUNTIME), BARE).keys()
+    assert asking().keys.guest != desired(RUNTIME).keys.guest
+
+
+@pytest.mark.parametrize(
+    "signal", ["", "SIGTERM\\nExecStop=/bin/x", "SIG TERM", "-9", "15", "99", "$(x)"]
+)
+def test_a_stop_signal_that_is_none_stays_out_of_the_unit(signal: str) -> None:
+    runtime = f'{{"Cmd":["/app"],"StopSignal":"{signal}"}}'
+    path = "/etc/systemd/system/banger-entrypoint.service"
+    unit = by_path(asking(runtime), SYSTEMD)[path].content or b""
+    assert b"KillSignal=SIGTERM\n" in unit
+    assert b"ExecStop" not in unit
+
+
+@pytest.mark.parametrize(
+    ("runtime", "tree", "words"),
+    [("{}", "SYSTEMD", "neither Entrypoint nor Cmd"), (RUNTIME, "SYSVINIT", "needs systemd")],
+)
+def test_what_cannot_run_is_said(runtime: str, tree: str, words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        guest_assets(asking(runtime), globals()[tree])

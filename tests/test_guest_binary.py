@@ -42,7 +42,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_aarch64_serves_reports_and_runs(foreign: Path, folder: Path) -> None:
-    assert run(foreign, "--version").stdout == "banger-guest 2\n"
+    assert run(foreign, "--version").stdout == "banger-guest 3\n"
     running = Agent(foreign, folder)
     try:
         running.wait()
@@ -359,7 +359,7 @@ def test_a_broken_command_line_is_one_line(
 
 
 def test_version_and_help(program: Path) -> None:
-    assert run(program, "--version").stdout == "banger-guest 2\n"
+    assert run(program, "--version").stdout == "banger-guest 3\n"
     assert "vsock-agent" in run(program, "--help").stdout
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from support.kernels import RELEASE, at, bzimage, ignore, no_download
-from test_kernel_initramfs import PLAIN, contents, tree
+from support.modules import PLAIN, tree
+from test_kernel_initramfs import contents
 
 from reconciler.errors import Code, HostError, ImageError
 from reconciler.kernel import origins
@@ -120,7 +121,7 @@ def test_a_package_is_kept_until_its_name_changes(tmp_path: Path) -> None:
     place = tmp_path / "kernels/.origins/cloud"
     (place / "package/boot").mkdir(parents=True)
     (place / "package/boot" / f"vmlinuz-{RELEASE}").write_bytes(bzimage())
-    (place / "package.name").write_text("linux-image-cloud-amd64")
+    (place / "package.from").write_text("linux-image-cloud-amd64\n")
     found = Origins(tmp_path / "kernels").plain(PACKAGED)
     assert found.kernel == at(place / "package/boot" / f"vmlinuz-{RELEASE}")
     assert found.modules is None

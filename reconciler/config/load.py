@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from reconciler.config import schema
 from reconciler.config.file import decode, invalid, read_bytes
+from reconciler.config.kernels import Kernel, Source
 from reconciler.config.problems import Problem, report, schema_problems, toml_value
 from reconciler.errors import BangerError, ConfigError
 from reconciler.model import FileSource, ImageSpec, KernelEntry, RegistryConfig, printable
@@ -215,10 +216,25 @@ def _image_name(entry: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 def _base_problems(tables: schema.Document, base: Path) -> Iterator[Problem]:
     """A path in a reference ends at its first colon, so a directory with one cannot stand there."""
+    if not set(":@") & set(str(base)):
+        return
+    words = f"the file's directory {toml_value(str(base))} holds a colon or an @"
+    for place, ref in _references(tables):
+        if _is_relative(ref):
+            yield Problem(place, f"{words}: write an absolute path without them")
+
+
+def _references(tables: schema.Document) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every reference of the file, and where it stands."""
     for index, image in enumerate(tables.image):
-        if _is_relative(image.ref) and set(":@") & set(str(base)):
-            words = f"the file's directory {toml_value(str(base))} holds a colon or an @"
-            yield Problem(("image", index, "ref"), f"{words}: write an absolute path without them")
+        yield ("image", index, "ref"), image.ref
+    for index, kernel in enumerate(tables.kernel):
+        if kernel.image:
+            yield ("kernel", index, "image"), kernel.image
+        for part in ("kernel", "initrd", "modules"):
+            source = getattr(kernel, part)
+            if isinstance(source, Source) and source.image:
+                yield ("kernel", index, part, "image"), source.image
 
 
 def _config(tables: schema.Document, base: Path, label: Path, sha256: str) -> Config:
@@ -228,7 +244,7 @@ def _config(tables: schema.Document, base: Path, label: Path, sha256: str) -> Co
         path=label,
         sha256=sha256,
         images=tuple(_image(entry, tables.defaults, base) for entry in tables.image),
-        kernels=tuple(_kernel(entry, base) for entry in tables.kernel),
+        kernels=tuple(_kernel(entry, tables.defaults, base) for entry in tables.kernel),
         registries=tuple(_registry(entry, base) for entry in tables.registry),
         reconcile=ReconcileSettings(
             interval=reconcile.interval,
@@ -258,11 +274,16 @@ def _image(entry: schema.Image, defaults: schema.Defaults, base: Path) -> ImageS
         for key in schema.ImageKeys.model_fields
     }
     keys["kernel_ref"] = keys["kernel_ref"] or None
-    ref = entry.ref
-    if _is_relative(ref):
-        scheme, _, rest = ref.partition(":")
-        ref = f"{scheme}:{base / rest}"
-    return ImageSpec(name=entry.name or default_name(parse_reference(entry.ref)), ref=ref, **keys)
+    name = entry.name or default_name(parse_reference(entry.ref))
+    return ImageSpec(name=name, ref=_reference(entry.ref, base), **keys)
+
+
+def _reference(ref: str, base: Path) -> str:
+    """A reference whose path, if it has one, is absolute."""
+    if not _is_relative(ref):
+        return ref
+    scheme, _, rest = ref.partition(":")
+    return f"{scheme}:{base / rest}"
 
 
 def _is_relative(ref: str) -> bool:
@@ -270,21 +291,29 @@ def _is_relative(ref: str) -> bool:
     return scheme in LOCAL_SCHEMES and not rest.startswith("/")
 
 
-def _kernel(entry: schema.Kernel, base: Path) -> KernelEntry:
+def _kernel(entry: Kernel, defaults: schema.Defaults, base: Path) -> KernelEntry:
     return KernelEntry(
         name=entry.name,
         kernel=_source(entry.kernel, base) if entry.kernel else None,
-        initrd=_source(entry.initrd, base) if isinstance(entry.initrd, schema.Source) else None,
+        initrd=_source(entry.initrd, base) if isinstance(entry.initrd, Source) else None,
         modules=_source(entry.modules, base) if entry.modules else None,
         cmdline=entry.cmdline,
         package=entry.apt,
         is_host=entry.host,
+        image=_reference(entry.image, base) if entry.image else None,
+        platform=entry.platform or defaults.platform,
         generates_initrd=entry.initrd == "generated",
     )
 
 
-def _source(source: schema.Source, base: Path) -> FileSource:
-    return FileSource(path=_path(source.path, base), url=source.url, sha256=source.sha256)
+def _source(source: Source, base: Path) -> FileSource:
+    return FileSource(
+        path=_path(source.path, base),
+        url=source.url,
+        sha256=source.sha256,
+        image=_reference(source.image, base) if source.image else None,
+        file=source.file,
+    )
 
 
 def _registry(entry: schema.Registry, base: Path) -> RegistryConfig:

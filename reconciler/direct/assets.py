@@ -17,13 +17,17 @@ from reconciler.tools import FAKE_TIME
 
 _NEW_NS = int(FAKE_TIME) * 1_000_000_000
 
-Store = Callable[[bytes], int]
-"""Takes the content of a file, and tells its serial."""
+Store = Callable[[Asset], int]
+"""Takes the content of an asset, and tells its serial."""
 
 
-def add_assets(tree: Tree, assets: Iterable[Asset], store: Store) -> None:
-    """Put assets into the tree. Raises ImageError when the image has something in the way."""
+def add_assets(tree: Tree, assets: Iterable[Asset], store: Store) -> set[int]:
+    """Put assets into the tree; gives the serials of content that no name has any more.
+
+    Raises ImageError when the image has something in the way.
+    """
     taken: set[tuple[Node, bytes]] = set()
+    lost: set[int] = set()
     for asset in assets:
         path = PurePosixPath(asset.path)
         directory = _directory(tree.root, asset.path, path.parts[1:-1])
@@ -36,7 +40,10 @@ def add_assets(tree: Tree, assets: Iterable[Asset], store: Store) -> None:
             if old.kind is Kind.DIRECTORY:
                 raise in_the_way(asset.path, "is a directory")
             old.nlink -= 1
+            if old.content and not old.nlink:
+                lost.add(old.content)
         directory.children[name] = _node(asset, store)
+    return lost
 
 
 def _node(asset: Asset, store: Store) -> Node:
@@ -45,9 +52,9 @@ def _node(asset: Asset, store: Store) -> Node:
         node.kind = Kind.SYMLINK
         node.target = asset.target.encode()
         node.size = len(node.target)
-    elif asset.content:
-        node.size = len(asset.content)
-        node.content = store(asset.content)
+    elif size := asset.size:
+        node.size = size
+        node.content = store(asset)
     return node
 
 

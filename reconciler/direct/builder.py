@@ -29,7 +29,7 @@ from reconciler.errors import Code, HostError, ImageError
 from reconciler.ext4.libext2fs import NoRoom
 from reconciler.ext4.size import BLOCK, LARGEST, SMALLEST, Need, inode_count, need_of
 from reconciler.files import host_errors
-from reconciler.guest.assets import guest_assets
+from reconciler.guest.assets import Asset, guest_assets
 from reconciler.hot import hot_loop
 from reconciler.model import DesiredImage
 from reconciler.oci.entries import Tree
@@ -88,10 +88,10 @@ class DirectBuilder:
         self._contents = Contents(made.descriptor, made.space)
         tree = replay(image, room, self._contents.add, self._contents.flush)
         need = _need(tree)
-        ext4.wanted_size(image, tree, need)
+        room.tree = tree
+        ext4.wanted_size(image, room, need)
         if inode_count(need, size) != inodes:
             raise NoRoom(f"{inodes} inodes are too few")
-        room.tree = tree
 
     def _stream_to_spool(self, image: DesiredImage, room: Room) -> None:
         self._spool = self._open.enter_context(_spool(room.staging))
@@ -121,7 +121,7 @@ class DirectBuilder:
         self, image: DesiredImage, room: Room, tree: Tree, contents: Contents
     ) -> NewImage:
         need = _need(tree)
-        size = ext4.wanted_size(image, tree, need)
+        size = ext4.wanted_size(image, room, need)
         made = self._make(image, room, size, inode_count(need, size))
         moved = move(contents.extents, used_serials(tree), made.space, self._spool, made.descriptor)
         self._contents = Contents(made.descriptor, made.space)
@@ -138,15 +138,19 @@ class DirectBuilder:
             raise HostError("the content of the image is not placed", code=Code.INTERNAL)
         serials = count(max(contents.extents, default=0) + 1)
 
-        def store(content: bytes) -> int:
+        def store(asset: Asset) -> int:
+            room.checkpoint()
             serial = next(serials)
-            contents.add(serial, len(content), [content])
+            contents.add(serial, asset.size, asset.pieces())
             return serial
 
         try:
-            room.assets = guest_assets(image, tree)  # as long as the tree is the image's own
-            add_assets(tree, room.assets, store)
+            # as long as the tree is the image's own
+            room.assets = guest_assets(image, tree, room.modules)
+            lost = add_assets(tree, room.assets, store)
             contents.flush()
+            replaced = {serial: contents.extents.pop(serial) for serial in lost}
+            free_unused(replaced, set(), made.space, made.descriptor)
             numbers = number(tree.root)
             room.not_carried.extend(tree.not_carried)
             room.checkpoint()

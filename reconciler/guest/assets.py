@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,7 +28,11 @@ _LIBRARY = "/usr/local/lib/banger"
 _UNITS = "/etc/systemd/system"
 _BINARY = f"{_LIBRARY}/banger-guest"
 _SERVICES = ("banger-vsock-agent", "banger-network", "banger-first-boot")
+_ENTRYPOINT = "banger-entrypoint"
+_SIGNAL = re.compile(r"[A-Z][A-Z0-9]{1,9}(?:[+-][0-9]{1,2})?")
+"""A stop signal as the image specification and signal(7) spell them."""
 _BLOCK = 4096
+_PIECE = 1 << 20
 
 _RUNTIME = {
     "Env": list,
@@ -42,42 +49,66 @@ _RUNTIME = {
 class Asset:
     """One file or symlink of ours in the guest, owned 0:0. `path` is absolute, in plain ASCII.
 
-    mode: permission bits; of a link they mean nothing. Exactly one of content and target is set.
+    mode: permission bits; of a link they mean nothing. Exactly one of content, target and source
+    is set; source is a file of the host that holds still, for what is too large to keep.
     """
 
     path: str
     mode: int
     content: bytes | None = None
     target: str | None = None
+    source: Path | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its content; 0 for a link."""
+        return self.source.stat().st_size if self.source else len(self.content or b"")
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its content, a piece at a time."""
+        if self.source is None:
+            yield self.content or b""
+            return
+        with self.source.open("rb") as stream:
+            while piece := stream.read(_PIECE):
+                yield piece
 
 
-def guest_assets(image: DesiredImage, tree: Tree) -> tuple[Asset, ...]:
+def guest_assets(
+    image: DesiredImage, tree: Tree, modules: tuple[Asset, ...] = ()
+) -> tuple[Asset, ...]:
     """All that goes into one image; nothing when its entry says `guest = false`.
 
-    tree: the merged image, whose init decides. Raises HostError GUEST_UNAVAILABLE when there is no
-    guest binary for its architecture, and ImageError when its config is not one.
+    tree: the merged image, whose init decides. modules: those of the kernel, where they go in, too.
+    Raises HostError GUEST_UNAVAILABLE when there is no guest binary for its architecture, and
+    ImageError when its config is not one.
     """
     if not image.spec.guest:
         return ()
     config = _image_config(image.pinned.digest, image.pinned.runtime)
-    modules = image.spec.inject_modules or has_modules(tree)
+    loads_modules = bool(modules) or has_modules(tree)
+    init = init_of(tree)
     port = f"{image.vsock_port}\n".encode()
     return (
         *_common(image.pinned.platform, config, port),
-        *(_modules() if modules else ()),
-        *_for_init(init_of(tree)),
+        *(_modules() if loads_modules else ()),
+        *_for_init(init),
+        *(_entrypoint(init, config) if image.spec.run_entrypoint else ()),
+        *modules,
     )
 
 
-def asset_sizes(image: DesiredImage, tree: Tree) -> tuple[int, ...]:
+def asset_sizes(
+    image: DesiredImage, tree: Tree, modules: tuple[Asset, ...] = ()
+) -> tuple[int, ...]:
     """The bytes of each inode that the guest stage may add: files, links, and their directories.
 
     Every directory that an asset lies in counts as one block, whether it is there or not: one that
     is there may have to grow by a block for the new name.
     """
-    assets = guest_assets(image, tree)
+    assets = guest_assets(image, tree, modules)
     parents = {parent for asset in assets for parent in PurePosixPath(asset.path).parents}
-    return tuple(len(asset.content or b"") for asset in assets) + (_BLOCK,) * len(parents)
+    return tuple(asset.size for asset in assets) + (_BLOCK,) * len(parents)
 
 
 def assets_digest(platform: Platform) -> str:
@@ -86,7 +117,7 @@ def assets_digest(platform: Platform) -> str:
     Those two are in the image's id by themselves. Raises HostError GUEST_UNAVAILABLE.
     """
     total = hashlib.sha256()
-    every = (asset for init in Init for asset in _for_init(init))
+    every = (a for init in Init for a in (*_for_init(init), *_program(init, "")))
     for asset in (*_common(platform, b"", b""), *_modules(), *every):
         content = hashlib.sha256(asset.content or b"").hexdigest()
         total.update(canonical([asset.path, asset.mode, content, asset.target]).encode() + b"\n")
@@ -189,6 +220,50 @@ def _scripts(init: Init) -> tuple[Asset, ...]:
             return (Asset("/sbin/init", 0o777, target=_BINARY),)
         case _:
             return ()
+
+
+def _entrypoint(init: Init, config: bytes) -> tuple[Asset, ...]:
+    """`run-entrypoint`: what starts the image's program where another init is PID 1.
+
+    config: that of the image, as the guest gets it. Raises ImageError when there is no program, or
+    an init of which we do not know how to tell it.
+    """
+    known = json.loads(config)
+    if not known.get("Entrypoint") and not known.get("Cmd"):
+        raise ImageError(
+            "run-entrypoint = true, and the image has neither Entrypoint nor Cmd",
+            resolution="Take out run-entrypoint for this image.",
+        )
+    if init in (Init.SYSVINIT, Init.OTHER):
+        raise ImageError(
+            "run-entrypoint = true needs systemd, OpenRC, or an image without an init",
+            resolution="Take out run-entrypoint for this image, and start its program yourself.",
+        )
+    return _program(init, _signal_name(known.get("StopSignal", "")))
+
+
+def _signal_name(spelt: str) -> str:
+    """A stop signal by its name: OpenRC takes a number for seconds."""
+    if spelt.isdecimal():
+        numbers = {int(one): one.name for one in signal.Signals}
+        return numbers.get(int(spelt), "SIGTERM")
+    return spelt if _SIGNAL.fullmatch(spelt) else "SIGTERM"
+
+
+def _program(init: Init, stop: str) -> tuple[Asset, ...]:
+    """A service that becomes the image's program, and that the signal `stop` ends."""
+    if init is Init.SYSTEMD:
+        unit = _unit(_ENTRYPOINT)
+        return (_filled(unit, stop), _wanted(_ENTRYPOINT))
+    if init is Init.OPENRC:
+        script, link = _openrc("entrypoint", "default")
+        return (_filled(script, stop), link)
+    return ()  # ours starts it anyway
+
+
+def _filled(asset: Asset, stop: str) -> Asset:
+    content = (asset.content or b"").replace(b"@SIGNAL@", stop.encode("ascii"))
+    return replace(asset, content=content)
 
 
 def _modules() -> tuple[Asset, ...]:

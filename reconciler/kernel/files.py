@@ -24,7 +24,8 @@ from reconciler.model import printable
 MOST_ENTRIES = 200_000
 """Entries of a modules tree; a distribution's has about 5,000."""
 
-_RELEASE = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9.+~_-]*")
+RELEASE = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9.+~_-]*")
+"""What `uname -r` may say."""
 _CHUNK = 1 << 20
 _SYNCS = 16
 
@@ -87,7 +88,7 @@ def scan_modules(path: Path) -> Modules:
     (kernel-invalid): several releases, a device or socket, or too much to be a modules tree.
     """
     root = path.resolve(strict=True)
-    is_release = _RELEASE.fullmatch(root.name) is not None
+    is_release = RELEASE.fullmatch(root.name) is not None
     top = os.fsencode(root.name) if is_release else b""
     start = (_entry(top, root),) if is_release else ()
     entries = sorted((*start, *_below(root, top)), key=lambda entry: entry.path)
@@ -100,11 +101,11 @@ def modules_release(path: Path) -> str | None:
     None when neither is named like a release. Raises as `scan_modules` does.
     """
     root = path.resolve(strict=True)
-    if _RELEASE.fullmatch(root.name):
+    if RELEASE.fullmatch(root.name):
         return root.name
     with os.scandir(root) as found:
         inside = (entry for entry in found if entry.is_dir(follow_symlinks=False))
-        names = sorted(entry.name for entry in inside if _RELEASE.fullmatch(entry.name))
+        names = sorted(entry.name for entry in inside if RELEASE.fullmatch(entry.name))
     if len(names) > 1:
         listed = ", ".join(names[:8])
         advice = "Give the directory of one release."

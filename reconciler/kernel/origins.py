@@ -1,155 +1,172 @@
-"""Kernels that are no files yet: a distribution's package, the host's own, a generated initrd.
+"""Kernels that are no files yet: a package, an OCI image, the host's own, a generated initrd.
 
 `KernelStore` asks for every catalog entry, and gets one of plain files back; from there on all
-kernels are alike. A package is downloaded and unpacked by the distribution's own clients, which
-check its signature; nothing is installed and root is not needed. It stays as it is until its
-directory is removed: a kernel does not change because a mirror did. What is made lies in
+kernels are alike. A package stays as it is until its directory is removed: a kernel does not change
+because a mirror did. A tag of an image is looked up once a pass, like those of guest images. What
+is made lies in
 
     <state>/kernels/.origins/<name>/
-      package/        the package, unpacked: boot/, lib/modules/
-      package.name    what it was asked for as
-      initrd.img      generated; `initrd.stamp` says from what
+      package/                   the package, unpacked: boot/, lib/modules/
+      image/, kernel.image/...   what was taken out of OCI images
+      <each of them>.from        what it is: its name or reference, and what that stood for
+      initrd.img                 generated; `initrd.stamp` says from what
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler.errors import Code, HostError, ImageError
+from reconciler.errors import Code, HostError, ImageError, RemoteError
 from reconciler.files import host_errors, remove_tree, rename_new, write_durably
 from reconciler.guest.assets import binary
 from reconciler.kernel.files import modules_release, scan_modules
-from reconciler.kernel.parts import source_errors
+from reconciler.kernel.package import kernels_in, unpack_package
+from reconciler.kernel.parts import INITRD, KERNEL, MODULES, source_errors, sources
+from reconciler.kernel.unpack import KernelImages, Pick, pick_kernel, pick_path
 from reconciler.model import FileSource, KernelEntry, Platform, printable
-from reconciler.processes import Checkpoint, Completed, never, run
-from reconciler.tools import find
+from reconciler.processes import Checkpoint, never
 
 _HOST = Path("/")
-_DOWNLOAD_SECONDS = 900
-_UNPACK_SECONDS = 300
-_MOST_PACKAGES = 3
-"""A package named after a flavour depends on one of a version; nothing goes deeper."""
-
-_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-_NEEDS_APT = "`apt` needs a Debian or one of its children; elsewhere give `kernel` as files."
-_NUMBER = re.compile(r"[0-9]+")
+_MADE = "made"
 
 
+@dataclass(slots=True)
 class Origins:
     """Makes plain files of catalog entries.
 
     root: `<state>/kernels`. aside: where to put what is made when nothing may be kept there: then
-    no package is downloaded either. checkpoint: called while one is downloaded.
+    nothing is downloaded either. checkpoint: called while a package is. images: reads OCI images.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        aside: Path | None = None,
-        checkpoint: Checkpoint = never,
-    ) -> None:
-        self._root = root / ".origins"
-        self._aside = aside
-        self._checkpoint = checkpoint
+    root: Path
+    aside: Path | None = None
+    checkpoint: Checkpoint = never
+    images: KernelImages | None = None
+    _seen: dict[tuple[str, str], tuple[Path, str]] = field(default_factory=dict)
 
     def plain(self, entry: KernelEntry) -> KernelEntry:
         """The entry with files in place of whatever it names; makes what is not there yet.
 
-        Raises ImageError (kernel-not-found, kernel-invalid), HostError.
+        Raises ImageError (kernel-not-found, kernel-invalid), HostError, RemoteError.
         """
         if entry.package:
             entry = _with_files(entry, self._package(entry.name, entry.package))
         elif entry.is_host:
             entry = _with_files(entry, _HOST)
+        elif entry.image:
+            entry = self._from_image(entry, entry.image)
+        for part, source in sources(entry).items():
+            if source.image and source.file:
+                entry = self._part_from_image(entry, part, source)
         if entry.generates_initrd:
             path = self._initrd(entry)
             entry = replace(entry, initrd=FileSource(path, None, None))
         return entry
 
+    # -- what is kept ------------------------------------------------------------------------------
+
+    def _place(self, name: str) -> Path:
+        return self.root / ".origins" / name
+
+    def _noted(self, name: str, slot: str) -> list[str]:
+        """What lies there unpacked, line by line; nothing when nothing does."""
+        place = self._place(name)
+        with host_errors(f"kernel {name} cannot be read"):
+            if (place / slot).is_dir() and (place / f"{slot}.from").is_file():
+                return (place / f"{slot}.from").read_text("utf-8", "replace").splitlines()
+        return []
+
+    @contextmanager
+    def _renewed(self, name: str, slot: str, lines: list[str]) -> Iterator[Path]:
+        """Gives a new directory; what the block leaves in its `made` is kept, and noted as that."""
+        place = self._place(name)
+        staging = self.root / f".{name}.ORIGIN.staging"  # the collector knows the ending
+        wrong = f"kernel {name} cannot be stored"
+        with host_errors(wrong):
+            remove_tree(staging)
+            staging.mkdir(parents=True)
+        try:
+            yield staging
+            with host_errors(wrong):
+                place.mkdir(parents=True, exist_ok=True)
+                (place / f"{slot}.from").unlink(missing_ok=True)
+                remove_tree(place / slot)
+                rename_new(staging / _MADE, place / slot)
+                write_durably(place / f"{slot}.from", "".join(f"{x}\n" for x in lines).encode())
+        finally:
+            with host_errors(f"{staging} cannot be removed"):
+                remove_tree(staging)
+
     # -- packages ---------------------------------------------------------------------------------
 
     def _package(self, name: str, package: str) -> Path:
         """Where a package lies unpacked."""
-        place = self._root / name
-        unpacked, noted = place / "package", place / "package.name"
-        with host_errors(f"kernel {name} cannot be read"):
-            if unpacked.is_dir() and noted.is_file() and noted.read_text() == package:
-                return unpacked
-        if self._aside is not None:
-            raise ImageError(
-                f'kernel "{name}": the package {package} is not downloaded yet',
-                code=Code.KERNEL_NOT_FOUND,
-                resolution="The next pass downloads it; until then nothing can be planned with it.",
-            )
-        staging = self._root.parent / f".{name}.PACKAGE.staging"  # the collector knows the ending
-        with host_errors(f"kernel {name} cannot be stored"):
-            remove_tree(staging)
-            staging.mkdir(parents=True)
+        if self._noted(name, "package") != [package]:
+            if self.aside is not None:
+                raise _not_here(name, f"the package {package}")
+            with self._renewed(name, "package", [package]) as staging:
+                unpack_package(package, staging / _MADE, staging, self.checkpoint)
+        return self._place(name) / "package"
+
+    # -- OCI images -------------------------------------------------------------------------------
+
+    def _from_image(self, entry: KernelEntry, ref: str) -> KernelEntry:
+        place, origin = self._unpacked(entry, "image", ref, "", pick_kernel)
+        modules = place / MODULES
+        return replace(
+            entry,
+            kernel=FileSource(place / KERNEL, None, None),
+            modules=FileSource(modules, None, None) if modules.is_dir() else None,
+            origin=origin,
+        )
+
+    def _part_from_image(self, entry: KernelEntry, part: str, source: FileSource) -> KernelEntry:
+        """One part replaced by a file; its pin is checked like that of any other file."""
+        ref, file = source.image or "", source.file or ""
+        place, origin = self._unpacked(entry, f"{part}.image", ref, file, pick_path(file, part))
+        local = FileSource(place / part, None, source.sha256)
+        entry = replace(entry, origin=" ".join(dict.fromkeys((*entry.origin.split(), origin))))
+        if part == KERNEL:
+            return replace(entry, kernel=local)
+        return replace(entry, initrd=local) if part == INITRD else replace(entry, modules=local)
+
+    def _unpacked(
+        self, entry: KernelEntry, slot: str, ref: str, file: str, pick: Pick
+    ) -> tuple[Path, str]:
+        """(where it lies unpacked, REF@DIGEST). Looked up once a pass."""
+        if (entry.name, slot) not in self._seen:
+            asked = [ref, file, str(entry.platform)]
+            found, digest = self._unpack(entry, slot, asked, pick)
+            self._seen[entry.name, slot] = found, f"{ref.partition('@')[0]}@{digest}"
+        return self._seen[entry.name, slot]
+
+    def _unpack(
+        self, entry: KernelEntry, slot: str, asked: list[str], pick: Pick
+    ) -> tuple[Path, str]:
+        if self.images is None:
+            raise HostError("kernels cannot be read out of images here", code=Code.INTERNAL)
+        name, ref, place = entry.name, asked[0], self._place(entry.name) / slot
+        digest, *noted = self._noted(name, slot) or [""]
         try:
-            self._unpack(package, staging)
-            with host_errors(f"kernel {name} cannot be stored"):
-                place.mkdir(parents=True, exist_ok=True)
-                remove_tree(unpacked)
-                rename_new(staging / "package", unpacked)
-                write_durably(noted, package.encode())
-        finally:
-            with host_errors(f"{staging} cannot be removed"):
-                remove_tree(staging)
-        return unpacked
-
-    def _unpack(self, package: str, staging: Path) -> None:
-        """Download a package and what it stands for, until one brings a kernel."""
-        unpacked, wanted = staging / "package", package
-        for _ in range(_MOST_PACKAGES):
-            archive = self._download(wanted, staging)
-            with host_errors(f"{package} cannot be unpacked"):
-                unpacked.mkdir(exist_ok=True)
-            self._tool("dpkg-deb", "-x", archive, unpacked, seconds=_UNPACK_SECONDS)
-            if _kernels(unpacked):
-                return
-            fields = self._tool("dpkg-deb", "-f", archive, "Depends", seconds=_UNPACK_SECONDS)
-            found = re.search(rb"linux-image-[a-z0-9.+-]+", fields.stdout)
-            if found is None:
-                break
-            wanted = found[0].decode()
-        raise ImageError(
-            f"the package {package} brings no kernel",
-            code=Code.KERNEL_INVALID,
-            resolution='Name one such as apt = "linux-image-cloud-amd64".',
-        )
-
-    def _download(self, package: str, staging: Path) -> Path:
-        folder = staging / package
-        with host_errors(f"{package} cannot be stored"):
-            folder.mkdir()
-        done = self._tool(
-            "apt-get", "-q", "download", package, seconds=_DOWNLOAD_SECONDS, folder=folder
-        )
-        with host_errors(f"{package} cannot be stored"):
-            archives = sorted(folder.glob("*.deb"))
-        if not archives:
-            raise _failed("apt-get", done)
-        return archives[0]
-
-    def _tool(
-        self, name: str, *words: str | Path, seconds: float, folder: Path = Path("/")
-    ) -> Completed:
-        environment = {name: os.environ[name] for name in _PROXIES if name in os.environ}
-        done = run(
-            [find(name, resolution=_NEEDS_APT), *words],
-            timeout=seconds,
-            checkpoint=self._checkpoint,
-            environment=environment,
-            directory=folder,
-            may_fork=True,
-        )
-        if done.status != 0:
-            raise _failed(name, done)
-        return done
+            pinned = self.images.pin(name, ref, entry.platform)
+        except RemoteError:
+            if noted == asked:
+                return place, digest  # the copy stands in for it, as it does for a path
+            raise
+        if [digest, *noted] == [pinned.digest, *asked]:
+            return place, digest
+        if self.aside is not None:
+            if not self.images.is_local(ref, pinned):
+                raise _not_here(name, f"the image {printable(ref)}")
+            self.images.unpack(name, ref, pinned, pick, self.aside / name / slot)
+            return self.aside / name / slot, pinned.digest
+        with self._renewed(name, slot, [pinned.digest, *asked]) as staging:
+            self.images.unpack(name, ref, pinned, pick, staging / _MADE)
+        return place, pinned.digest
 
     # -- the generated initrd ---------------------------------------------------------------------
 
@@ -166,10 +183,11 @@ class Origins:
         with source_errors(entry.name, modules):
             release = _release_directory(modules)
             stamp = _stamp(modules)
-            place = (self._aside or self._root) / entry.name
+            kept = self._place(entry.name)
+            place = self.aside / entry.name if self.aside else kept
             path, noted = place / "initrd.img", place / "initrd.stamp"
-            if self._aside and _is_stamped(self._root / entry.name / "initrd.stamp", stamp):
-                return self._root / entry.name / "initrd.img"
+            if self.aside and _is_stamped(kept / "initrd.stamp", stamp):
+                return kept / "initrd.img"
             if path.is_file() and _is_stamped(noted, stamp):
                 return path
             made = make_initramfs(release, lambda arch: binary(Platform("linux", arch)))
@@ -184,7 +202,7 @@ class Origins:
 def _with_files(entry: KernelEntry, root: Path) -> KernelEntry:
     """The newest kernel below `root`, with the modules of its release where there are some."""
     with source_errors(entry.name, root / "boot"):
-        kernels = _kernels(root)
+        kernels = kernels_in(root)
     if not kernels:
         raise ImageError(
             f'kernel "{entry.name}": there is no /boot/vmlinuz-* on this host',
@@ -201,15 +219,12 @@ def _with_files(entry: KernelEntry, root: Path) -> KernelEntry:
     )
 
 
-def _kernels(root: Path) -> list[tuple[str, Path]]:
-    """(release, path) of every kernel in boot/, by version: 6.10 comes after 6.9."""
-    found = [
-        (path.name.partition("-")[2], path)
-        for pattern in ("vmlinuz-*", "vmlinux-*")
-        for path in (root / "boot").glob(pattern)
-        if path.is_file()
-    ]
-    return sorted(found, key=lambda one: ([int(n) for n in _NUMBER.findall(one[0])], one[0]))
+def _not_here(name: str, what: str) -> ImageError:
+    return ImageError(
+        f'kernel "{name}": {what} is not downloaded yet',
+        code=Code.KERNEL_NOT_FOUND,
+        resolution="The next pass downloads it; until then nothing can be planned with it.",
+    )
 
 
 def _release_directory(modules: Path) -> Path:
@@ -230,8 +245,3 @@ def _stamp(modules: Path) -> str:
 
 def _is_stamped(noted: Path, stamp: str) -> bool:
     return noted.is_file() and noted.read_text("utf-8", "replace") == stamp
-
-
-def _failed(name: str, done: Completed) -> HostError:
-    said = printable((done.stderr or done.stdout)[-600:].strip(), 600)
-    return HostError(f"{name} failed with status {done.status}: {said}", code=Code.TOOL_FAILED)

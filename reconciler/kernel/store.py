@@ -171,7 +171,12 @@ class KernelStore:
         entry, note = self._entry(ref), self._note(ref)
         known = {part: self._digest(ref, part, s, note) for part, s in sources(entry).items()}
         triple = KernelTriple(
-            ref, known[KERNEL], known.get(INITRD), known.get(MODULES), entry.cmdline
+            ref,
+            known[KERNEL],
+            known.get(INITRD),
+            known.get(MODULES),
+            entry.cmdline,
+            entry.origin,
         )
         if note and {part: noted.digest for part, noted in note.parts.items()} == known:
             return triple, note.image

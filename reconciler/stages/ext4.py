@@ -29,7 +29,6 @@ from reconciler.ext4.size import (
 from reconciler.files import host_errors
 from reconciler.guest.assets import asset_sizes
 from reconciler.model import DesiredImage, key
-from reconciler.oci.entries import Tree
 from reconciler.room import Room
 from reconciler.sizes import format_size
 
@@ -62,7 +61,7 @@ def run(image: DesiredImage, room: Room) -> None:
     if room.tree is None:
         raise HostError("the ext4 stage was started before flatten", code=Code.INTERNAL)
     need = need_of(room.tree)
-    size = wanted_size(image, room.tree, need)
+    size = wanted_size(image, room, need)
     with durable(room.rootfs, create=size) as descriptor:
         arguments: list[str | Path] = ["-d", room.host_tree]
         checkpoint = _reporter(image, room, need.blocks * BLOCK, descriptor)
@@ -86,13 +85,17 @@ def make(
     room.tools.mkfs(room.rootfs, options, config, checkpoint=checkpoint or room.checkpoint)
 
 
-def wanted_size(image: DesiredImage, tree: Tree, need: Need) -> int:
+def wanted_size(image: DesiredImage, room: Room, need: Need) -> int:
     """The size in bytes that the entry says or, for "auto", that the image needs.
+
+    need: that of `room.tree`; what the guest stage adds to it is counted here.
 
     Raises ImageError SIZE_TOO_SMALL with the size that would do, CONFIG_INVALID for one that no
     filesystem has.
     """
-    extra = asset_sizes(image, tree)
+    if room.tree is None:
+        raise HostError("a size was wanted before flatten", code=Code.INTERNAL)
+    extra = asset_sizes(image, room.tree, room.modules)
     size = automatic_size(need, extra) if image.spec.size is None else image.spec.size
     _check_size(size, size_for(need, extra))
     return size

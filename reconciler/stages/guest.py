@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from stat import S_IFDIR, S_IFLNK, S_IFREG
 
@@ -20,7 +20,7 @@ from reconciler.ext4.debugfs import Script
 from reconciler.ext4.imagefile import durable
 from reconciler.ext4.reader import Filesystem, Inode
 from reconciler.guest.assets import Asset, asset_sizes, guest_assets
-from reconciler.guest.places import in_the_way, locate
+from reconciler.guest.places import Place, in_the_way, locate
 from reconciler.model import DesiredImage
 from reconciler.room import Room
 from reconciler.tools import FAKE_TIME
@@ -38,6 +38,28 @@ class Survey:
     """Those that our paths lead through, by inode number: they must stay as they are."""
     occupied: frozenset[str]
     """Paths of assets where the image has a file of its own, which gives way."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Directories of a filesystem that does not change meanwhile, each looked at once."""
+
+    filesystem: Filesystem
+    _places: dict[str, Place] = field(default_factory=dict)
+    _entries: dict[int, dict[bytes, int]] = field(default_factory=dict)
+
+    def place(self, path: str) -> Place:
+        """Where a path of ours leads."""
+        if path not in self._places:
+            self._places[path] = locate(self.filesystem, path)
+        return self._places[path]
+
+    def find(self, directory: int, name: str) -> int | None:
+        """The inode of a name in the directory of that inode."""
+        if directory not in self._entries:
+            inode = self.filesystem.inode(directory)
+            self._entries[directory] = self.filesystem.entries(inode)
+        return self._entries[directory].get(name.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +85,10 @@ def run(image: DesiredImage, room: Room) -> None:
     """
     if room.tree is None:
         raise HostError("the guest stage was started before flatten", code=Code.INTERNAL)
-    assets = room.assets = guest_assets(image, room.tree)
+    assets = room.assets = guest_assets(image, room.tree, room.modules)
     if not assets:
         return
-    sizes = asset_sizes(image, room.tree)
+    sizes = asset_sizes(image, room.tree, room.modules)
     with durable(room.rootfs), _bench(room, assets) as bench:
         with Filesystem(room.rootfs) as filesystem:
             _check_space(filesystem, sizes)
@@ -82,15 +104,19 @@ def run(image: DesiredImage, room: Room) -> None:
 def verify(image: DesiredImage, room: Room) -> None:
     """Read every asset back, as a guest would find it. Raises HostError when one is not there."""
     with Filesystem(room.rootfs) as filesystem:
+        names = _Names(filesystem)
         for asset in room.assets:
-            _verify(filesystem, asset)
+            room.checkpoint()
+            _verify(names, asset)
 
 
 @contextmanager
 def _bench(room: Room, assets: tuple[Asset, ...]) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="guest-", dir=room.scratch) as name:
         for number, asset in enumerate(assets):
-            if asset.content is not None:
+            if asset.source is not None:
+                Path(name, str(number)).symlink_to(asset.source)
+            elif asset.content is not None:
                 Path(name, str(number)).write_bytes(asset.content)
         yield Bench(room, assets, Path(name))
 
@@ -123,13 +149,14 @@ def _split(asset: Asset) -> tuple[str, str]:
 
 def _survey(filesystem: Filesystem, assets: tuple[Asset, ...]) -> Survey:
     places = {path: locate(filesystem, path) for path in _directories(assets)}
+    names = _Names(filesystem)
     occupied = set()
     for asset in assets:
         parent, name = _split(asset)
         place = places[parent]
         if place.missing:
             continue
-        number = filesystem.entries(filesystem.inode(place.inode)).get(name.encode())
+        number = names.find(place.inode, name)
         if number is None:
             continue
         _check_replaceable(asset.path, filesystem.inode(number))
@@ -211,9 +238,9 @@ def _set_times(script: Script, target: int | str, inode: Inode | None) -> None:
     debugfs 1.47.0 leaves a directory alone when a name is added; a version that does not must not
     make other bytes.
     """
-    for field, (low, extra) in zip(_TIME_FIELDS, _times(inode), strict=True):
-        script.set_time(target, field, low)
-        script.set_field(target, f"{field}_extra", extra)  # after it: debugfs writes this one too
+    for name, (low, extra) in zip(_TIME_FIELDS, _times(inode), strict=True):
+        script.set_time(target, name, low)
+        script.set_field(target, f"{name}_extra", extra)  # after it: debugfs writes this one too
 
 
 def _times(inode: Inode | None) -> tuple[tuple[int, int], ...]:
@@ -222,13 +249,11 @@ def _times(inode: Inode | None) -> tuple[tuple[int, int], ...]:
     return (inode.atime, inode.ctime, inode.mtime, inode.crtime)
 
 
-def _verify(filesystem: Filesystem, asset: Asset) -> None:
+def _verify(names: _Names, asset: Asset) -> None:
     """Read one asset back as a guest would see it."""
     parent, name = _split(asset)
-    place = locate(filesystem, parent)
-    number = None
-    if not place.missing:
-        number = filesystem.entries(filesystem.inode(place.inode)).get(name.encode())
+    filesystem, place = names.filesystem, names.place(parent)
+    number = None if place.missing else names.find(place.inode, name)
     if number is None:
         raise _differs(asset.path, "missing")
     inode = filesystem.inode(number)
@@ -238,7 +263,7 @@ def _verify(filesystem: Filesystem, asset: Asset) -> None:
     if asset.target is not None:
         same = filesystem.target(inode) == asset.target.encode()
     else:
-        same = filesystem.read(inode) == asset.content
+        same = filesystem.read(inode) == b"".join(asset.pieces())
     if not same:
         raise _differs(asset.path, "not what it should be in its content")
 

@@ -2,7 +2,9 @@
 
 In: `image.kernel`, the digests that the plan was made with. Out: `kernel`, and where there are such
 `initrd.img` and `modules/`, in the staging directory, fsynced and equal to those digests. A catalog
-entry that is not local yet is fetched first. Without a `kernel-ref` there is nothing to do.
+entry that is not local yet is fetched first. Without a `kernel-ref` there is nothing to do. With
+`inject-modules` the modules are part of the rootfs, too: then `pipeline` runs this stage before it
+builds one, and `room.modules` says what goes in.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable
 
 from reconciler.errors import HostError
 from reconciler.files import host_errors, remove_tree, sync_directory
+from reconciler.kernel.injected import module_assets
 from reconciler.kernel.parts import (
     INITRD,
     KERNEL,
@@ -52,6 +55,9 @@ def run(image: DesiredImage, room: Room) -> None:
             raise _not_as_planned(triple, part, room)
     what = recognise(triple.name, {part: room.staging / part for part in parts})
     check_platform(what, image.pinned.platform, triple.name)
+    if image.spec.injects_modules:
+        with source_errors(triple.name, room.staging / MODULES):
+            room.modules = module_assets(room.staging / MODULES)
     with host_errors("the staging directory cannot be synced"):
         sync_directory(room.staging)
     room.progress(KERNEL, image, note=f"{triple.name} is {what}")

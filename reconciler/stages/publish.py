@@ -40,6 +40,7 @@ def _manifest(image: DesiredImage, room: Room) -> Manifest:
         size=files[ROOTFS].size,
         keys=image.keys,
         kernel=kernel.name if kernel else None,
+        kernel_from=kernel.origin if kernel else "",
         cmdline=kernel.cmdline if kernel else "",
         modules=kernel.modules if kernel else None,
         blobs=(pinned.digest, pinned.config.digest, *(x.blob.digest for x in pinned.layers)),

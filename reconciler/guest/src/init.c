@@ -157,7 +157,7 @@ static void start_program(struct machine *machine)
 static void start_agent(struct machine *machine)
 {
     machine->agent = start_role(agent_main, "vsock-agent");
-    machine->agent_at = 0;
+    machine->agent_at = machine->agent < 0 ? seconds() + AGENT_PAUSE_SECONDS : 0;
 }
 
 static void reap(struct machine *machine)
@@ -200,14 +200,17 @@ static void attend(struct machine *machine)
     }
 }
 
+/* Who is left is our child, or the child of one; signalling all would reach the kernel's own, too,
+ * so it is by having no child that we know. */
 static void end_the_others(void)
 {
     const struct timespec pause = {.tv_nsec = 10 * 1000000L};
     kill(-1, SIGTERM);
     for (int waited = 0; waited < FAREWELL_MS; waited += 10) {
-        while (waitpid(-1, NULL, WNOHANG) > 0)
+        pid_t child;
+        while ((child = waitpid(-1, NULL, WNOHANG)) > 0)
             ;
-        if (kill(-1, 0) < 0)
+        if (child < 0 && errno == ECHILD)
             return;
         nanosleep(&pause, NULL);
     }

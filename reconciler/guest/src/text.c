@@ -2,6 +2,7 @@
  * write past an end. */
 #include "guest.h"
 
+#include <errno.h>
 #include <stdint.h>
 #include <string.h>
 #include <unistd.h>
@@ -60,9 +61,10 @@ bool parse_number(const char *string, unsigned long maximum, unsigned long *numb
     for (; *string != '\0'; string++) {
         if (*string < '0' || *string > '9')
             return false;
-        value = value * 10 + (uint64_t)(*string - '0');
-        if (value > maximum)
+        uint64_t digit = (uint64_t)(*string - '0');
+        if (value > maximum / 10 || digit > maximum - value * 10)
             return false;
+        value = value * 10 + digit;
     }
     *number = (unsigned long)value;
     return true;
@@ -72,6 +74,8 @@ static void write_all(int fd, const char *bytes, size_t length)
 {
     while (length > 0) {
         ssize_t written = write(fd, bytes, length);
+        if (written < 0 && errno == EINTR)
+            continue;
         if (written <= 0)
             return; /* nobody to tell */
         bytes += written;
