@@ -191,6 +191,23 @@ def explain(options: Options, name: str, config: Path, wishes: Wishes) -> None:
 
 
 @cli.command(context_settings=HELP)
+@config_argument
+@click.option(
+    "--upgrade", multiple=True, metavar="NAME", help="Look this tag up again; repeatable."
+)
+@click.option("--offline", is_flag=True, help="Ask no registry; the cache has to do.")
+@common
+def lock(options: Options, config: Path, upgrade: tuple[str, ...], offline: bool) -> None:
+    """Write banger.lock: the digest of every image, which no moving tag changes then.
+
+    What is locked already and still fits stays as it is, unless --upgrade names it.
+    """
+    from reconciler.verbs import lock as locking
+
+    sys.exit(locking.lock(options, config, upgrade, offline=offline))
+
+
+@cli.command(context_settings=HELP)
 @_optional_name
 @common
 def verify(options: Options, name: str | None) -> None:

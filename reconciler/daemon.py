@@ -22,6 +22,7 @@ from signal import SIGHUP, Signals
 from reconciler.agenda import Agenda, Ending, Moment, Wait, changed, inputs
 from reconciler.apply import Outcome
 from reconciler.config.load import Config, parse
+from reconciler.config.lock import under_lock
 from reconciler.errors import BangerError, Busy, Code, ConfigError, HostError
 from reconciler.model import ImageSpec
 from reconciler.notify import Notifier
@@ -58,17 +59,20 @@ class Running:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
-def accept(sight: Sight, path: Path, interval: float | None = None) -> Config:
+def accept(
+    sight: Sight, path: Path, interval: float | None = None, *, locked: bool = False
+) -> Config:
     """The configuration that a sight holds. Raises ConfigError when it is none to work by.
 
     An empty file is none: it is what a file looks like while somebody writes it. interval: seconds,
-    in place of the configuration's.
+    in place of the configuration's. locked: the lock file has to fit.
     """
     if sight.data is None:
         raise sight.problem or ConfigError(f"{path} cannot be read")
     if not sight.data.strip():
         raise ConfigError(f"{path} is empty", resolution="Remove images by removing their entries.")
     config = parse(sight.data, path.absolute().parent, path)
+    config = under_lock(config, sight.lock, demanded=locked)
     if interval is None:
         return config
     return replace(config, reconcile=replace(config.reconcile, interval=interval))
@@ -175,14 +179,15 @@ class Daemon:
     def _take(self, sight: Sight) -> None:
         """Work by what was seen, or go on with the last good configuration."""
         try:
-            config = accept(sight, self.config.path, self._interval)
+            locked = self._host.wishes.locked
+            config = accept(sight, self.config.path, self._interval, locked=locked)
         except ConfigError as error:
             self.rejected = error
             problems = "; ".join(error.problems)
             self._host.emit("config.rejected", message=error.brief, problems=problems)
             self._notifier.status(self.status())
             return
-        if config.sha256 != self.config.sha256:
+        if (config.sha256, config.lock) != (self.config.sha256, self.config.lock):
             self.agenda.forget(changed(self.config, config))
             self.generation += 1
             self.config = config

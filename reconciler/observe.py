@@ -14,6 +14,7 @@ from pathlib import Path
 
 from reconciler.collection import Holding, Kind, References
 from reconciler.config.load import Config
+from reconciler.config.lock import kernel_difference
 from reconciler.errors import REPORT, BangerError, Code, HostError, ImageError
 from reconciler.ext4 import libext2fs
 from reconciler.files import allocated, host_error
@@ -68,6 +69,7 @@ class Surveyor:
             pinned = resolve.run(spec, self.sources)
             stage = Stage.KERNEL
             kernel = self._identify(spec)
+            _check_lock(spec, kernel)
             stage = Stage.GUEST
             if spec.inject_modules:
                 raise ImageError(
@@ -242,6 +244,13 @@ class Surveyor:
             yield Holding(Kind.BLOB, digest, path, _age(now, mtime / 1e9), size)
         for path, size, mtime in self.blobs.leftovers():
             yield Holding(Kind.PARTIAL, path.name, path, _age(now, mtime / 1e9), size)
+
+
+def _check_lock(spec: ImageSpec, kernel: KernelTriple | None) -> None:
+    """What the host has in place of a locked kernel is refused where the lock file is binding."""
+    if spec.lock and spec.lock.binding and (words := kernel_difference(spec.lock, kernel)):
+        advice = "Run `banger-reconcile lock CONFIG` if the new one is meant."
+        raise ImageError(words, code=Code.LOCK_STALE, resolution=advice)
 
 
 def builder_for(wanted: str) -> str:

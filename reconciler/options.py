@@ -116,6 +116,8 @@ _PASSING = (
     lock_timeout,
     click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails."),
     click.option("--offline", is_flag=True, help="Ask no registry; the cache has to do."),
+    click.option("--locked", is_flag=True, help="Fail unless banger.lock fits the configuration."),
+    click.option("--frozen", is_flag=True, help="--locked, and ask no registry for manifests."),
     click.option(
         "--prune/--no-prune", default=None, help="Remove images that left the configuration."
     ),
@@ -140,15 +142,16 @@ _NAMES = ("json", "progress", "color", "log_level", "log_format", "quiet", "verb
 def passing(verb: Verb) -> Verb:
     """The options of a pass, gathered into the Wishes that the verb gets as `wishes`."""
 
-    def gathered(*arguments: Any, image: tuple[str, ...], **given: Any) -> None:
+    def gathered(*arguments: Any, image: tuple[str, ...], locked: bool, **given: Any) -> None:
         said: Mapping[str, Any] = {name: given.pop(name) for name in _WISHES}
-        verb(*arguments, wishes=Wishes(only=frozenset(image), **said), **given)
+        locked = locked or said["frozen"]
+        verb(*arguments, wishes=Wishes(only=frozenset(image), locked=locked, **said), **given)
 
     return _with(gathered, verb, _PASSING)
 
 
 _WISHES = (
-    *("jobs", "timeout", "lock_timeout", "fail_fast", "offline"),
+    *("jobs", "timeout", "lock_timeout", "fail_fast", "offline", "frozen"),
     *("prune", "allow_empty"),
 )
 

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from reconciler.apply import Collected, Outcome, apply, collect, restore_records
 from reconciler.collection import Ages, plan_collection, references
 from reconciler.config.load import Config
+from reconciler.config.lock import kernel_difference
 from reconciler.errors import HostError
 from reconciler.kernel.origins import Origins
 from reconciler.kernel.store import KernelStore
@@ -31,7 +32,7 @@ from reconciler.oci.blobs import BlobCache, BorrowedBlobs
 from reconciler.oci.limits import DEFAULTS
 from reconciler.oci.source import TIMEOUT, Sources
 from reconciler.pipeline import Services
-from reconciler.plan import Held, ImagePlan, Plan, make_plan
+from reconciler.plan import Held, ImagePlan, Plan, Wanted, make_plan
 from reconciler.prune import prune
 from reconciler.records import Contents, Records
 from reconciler.room import Interrupted
@@ -125,7 +126,7 @@ def reconcile(config: Config, host: Host) -> Pass:
         before=before,
         after=after,
         collected=collected,
-        warnings=_warnings(plan, before, collected),
+        warnings=_warnings(config, plan, before, collected),
         generation=host.generation,
     )
 
@@ -168,8 +169,17 @@ def preview(config: Config, host: Host) -> Pass:
         before=before,
         after=before,
         collected=collected,
-        warnings=_warnings(plan, before, collected),
+        warnings=_warnings(config, plan, before, collected),
     )
+
+
+def pin_all(config: Config, host: Host) -> tuple[Wanted, ...]:
+    """What every image stands for now, or why that cannot be told: for the `lock` verb.
+
+    Manifests land in the cache. State is left alone, and nobody's lock is waited for.
+    """
+    with _services(config.registries, config, host) as services:
+        return _surveyor(services).wanted(config, {})
 
 
 def collect_now(host: Host, ages: Ages, *, dry_run: bool) -> Collected:
@@ -261,6 +271,7 @@ def _services(
         blobs,
         host.emit,
         offline=host.wishes.offline,
+        frozen=host.wishes.frozen,
         read_only=aside is not None,
         ask=partial(ask_helper, checkpoint=_checkpoint(host.cancelled)),
         limits=limits,
@@ -337,7 +348,12 @@ def _collect(
     return Collected(found.remove, found.kept, freed)
 
 
-def _warnings(plan: Plan, before: Contents, collected: Collected) -> tuple[str, ...]:
+def _warnings(
+    config: Config, plan: Plan, before: Contents, collected: Collected
+) -> tuple[str, ...]:
+    wanted = [i.desired for i in plan.images if i.desired]
+    kernels = [(d.spec.name, kernel_difference(d.spec.lock, d.kernel)) for d in wanted]
+    unlocked = [f"{name}: {words}" for name, words in kernels if words]
     details = [f"{i.name}: {i.detail}" for i in plan.images if i.detail and i.desired]
     kept = [f"{r.holding.path}: kept, {r.reason}" for r in collected.kept]
-    return (*before.damaged, *details, *kept, *collected.errors)
+    return (*config.warnings, *unlocked, *before.damaged, *details, *kept, *collected.errors)

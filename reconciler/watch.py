@@ -22,6 +22,7 @@ from pathlib import Path
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from reconciler.config.file import read_bytes
+from reconciler.config.lock import lock_path, read_lock
 from reconciler.errors import ConfigError
 from reconciler.model import Emit
 
@@ -49,12 +50,15 @@ class Sight:
     problem: ConfigError | None = None
     stamp: tuple[int, int, int] = (0, 0, 0)
     """Inode, size in bytes, mtime in nanoseconds."""
+    lock: bytes | None = None
+    """The lock file beside it; None without one."""
 
     @property
     def digest(self) -> str:
         """What tells one sight from another: the bytes, or the problem."""
         told = self.data if self.data is not None else f"\0{self.problem}".encode()
-        return hashlib.sha256(told).hexdigest()
+        beside = b"" if self.lock is None else b"\0" + self.lock
+        return hashlib.sha256(told + beside).hexdigest()
 
 
 def glance(path: Path) -> Sight:
@@ -62,11 +66,12 @@ def glance(path: Path) -> Sight:
     try:
         data = read_bytes(path)
         info = path.stat()
+        lock = read_lock(path)
     except ConfigError as error:
         return Sight(None, error)
     except OSError:
         return Sight(None, ConfigError(f"{path} changed while it was read"))
-    return Sight(data, stamp=(info.st_ino, info.st_size, info.st_mtime_ns))
+    return Sight(data, stamp=(info.st_ino, info.st_size, info.st_mtime_ns), lock=lock)
 
 
 def settled(path: Path) -> Sight:
@@ -121,6 +126,11 @@ def places(path: Path) -> Places:
                 continue
             found[place] = (info.st_dev, info.st_ino)
     return found
+
+
+def _both(path: Path) -> Places:
+    """What to watch for a configuration and its lock file."""
+    return places(path) | places(lock_path(path))
 
 
 def blind_spot(watched: Places, mounts: str) -> str:
@@ -182,7 +192,7 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            watched = places(self._path)
+            watched = _both(self._path)
             reason = blind_spot(watched, _mounts())
             try:
                 notify = RustNotify([str(p) for p in watched], False, False, 0, False, True)
@@ -203,7 +213,7 @@ class Watch:
             self._armed = True
             self._tell(True)
         wait = POLL_SECONDS if reason else CAREFUL_SECONDS
-        while not self._stopped.is_set() and places(self._path) == watched:
+        while not self._stopped.is_set() and _both(self._path) == watched:
             if notify is None:
                 self._stopped.wait(wait)
                 self._look()

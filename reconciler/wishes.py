@@ -23,6 +23,7 @@ class Wishes:
 
     only: the names to look at, empty for all; nothing else is touched, nothing is pruned.
     held: names in backoff, left alone by this pass.
+    locked: banger.lock has to fit; frozen: and what it names is cached, so nobody is asked for it.
     give_up: asked again and again during a build; why it is to stop, or nothing.
     """
 
@@ -33,6 +34,8 @@ class Wishes:
     lock_timeout: float = 0.0
     fail_fast: bool = False
     offline: bool = False
+    locked: bool = False
+    frozen: bool = False
     prune: bool | None = None
     allow_empty: bool = False
     give_up: Callable[[ImageSpec], str] = never

@@ -23,6 +23,7 @@ render
 answers
 report progress
 reconcile status manual launch
+locking
 apply
 observe
 pipeline
@@ -65,7 +66,7 @@ OWNERS = {
 }
 
 PURE = ["plan", "collection", "model", "errors", "sizes", "oci.reference", "oci.merge", "report"]
-PURE += ["agenda", "wishes", "prune", "answers", "page"]
+PURE += ["agenda", "wishes", "prune", "answers", "page", "locking"]
 IMPURE = {"os", "io", "time", "random", "logging", "shutil", "tempfile", "subprocess", "socket"}
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -51,9 +52,10 @@ _Result = TypeVar("_Result")
 class Sources:
     """All sources of a configuration; safe to share between threads, closes connections on exit.
 
-    offline: no request leaves. read_only: what tags stand for is not remembered. ask: runs
-    credential helpers, see `oci.auth.Ask`. limits: what documents and archives may ask for.
-    timeout: seconds for one blob, as `timeout` of [reconcile] is for one image.
+    offline: no request leaves. frozen: nobody is asked for manifests, only for layers. read_only:
+    what tags stand for is not remembered. ask: runs credential helpers, see `oci.auth.Ask`.
+    limits: what documents and archives may ask for. timeout: seconds for one blob, as `timeout`
+    of [reconcile] is for one image.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Sources:
         emit: Emit,
         *,
         offline: bool = False,
+        frozen: bool = False,
         read_only: bool = False,
         ask: Ask | None = None,
         limits: Limits = DEFAULTS,
@@ -72,6 +75,7 @@ class Sources:
         self._blobs = blobs
         self._emit = emit
         self._offline = offline
+        self._frozen = frozen
         self._read_only = read_only
         self._limits = limits
         self._timeout = timeout
@@ -106,7 +110,7 @@ class Sources:
         config = self._document(ref, spec, body.config)
         parsed = parse_config(config, f"{printable(ref.text)}: its config")
         pinned = pin(manifest, body, parsed, spec.platform)
-        if not (ref.path or ref.digest or self._read_only):
+        if not (ref.path or ref.digest or spec.lock or self._read_only):
             self._tags.remember(str(ref), top)
         return pinned
 
@@ -153,15 +157,43 @@ class Sources:
         return frozenset(found)
 
     def _top(self, ref: Reference, spec: ImageSpec) -> Descriptor:
-        """The index or manifest that the reference stands for now."""
+        """The index or manifest that the reference stands for now, or that a lock file names."""
+        if spec.lock:
+            return self._locked(replace(ref, digest=spec.lock.digest), spec)
         if ref.path:
             entries = self._local.open(ref).entries(ref)
             return choose(entries, spec.platform, printable(ref.text)).descriptor
         known = self._known(ref)
         if known and (ref.digest or self._offline or spec.pull == "never"):
             return known
-        self._demand_online(spec, f"the manifest of {printable(ref.text)}")
+        self._demand_documents(spec, f"the manifest of {printable(ref.text)}")
         return self._try(ref, partial(self._ask, ref, None if spec.pull == "always" else known))
+
+    def _locked(self, ref: Reference, spec: ImageSpec) -> Descriptor:
+        """The manifest of a digest; of a local source, also when no tag leads there any more."""
+        known = self._known(ref)
+        if known:
+            return known
+        self._demand_documents(spec, f"{ref.digest} of {printable(ref.text)}")
+        try:
+            if not ref.path:
+                return self._try(ref, partial(self._ask, ref, None))
+            return self._read_locked(ref)
+        except BangerError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            raise _gone(spec, error) from error
+
+    def _read_locked(self, ref: Reference) -> Descriptor:
+        digest, raw = str(ref.digest), b""
+        for chunk in self._local.open(ref).chunks(Descriptor("", digest, 0)):
+            raw += chunk
+            if len(raw) > self._limits.document_bytes:
+                limit = self._limits.document_bytes
+                raise exceeded("document_bytes", limit, f"{printable(ref.text)}: {digest}")
+        found = Descriptor("", digest, len(raw))
+        self._blobs.ingest(found, iter([raw]))
+        return found
 
     def _known(self, ref: Reference) -> Descriptor | None:
         found = self._blobs.known(ref.digest) if ref.digest else self._tags.recall(str(ref))
@@ -201,7 +233,7 @@ class Sources:
         if ref.path:
             self._blobs.ingest(descriptor, self._local.open(ref).chunks(descriptor))
         else:
-            self._demand_online(spec, f"{descriptor.digest} of {printable(ref.text)}")
+            self._demand_documents(spec, f"{descriptor.digest} of {printable(ref.text)}")
             self._try(ref, partial(self._get_document, descriptor))
         return self._blobs.read(descriptor, limit)
 
@@ -264,6 +296,11 @@ class Sources:
             registry = self._registries[host]
             return Repository(registry, name, note, self._limits, self._timeout)
 
+    def _demand_documents(self, spec: ImageSpec, what: str) -> None:
+        if self._frozen:
+            raise _forbidden(what, "--frozen")
+        self._demand_online(spec, what)
+
     def _demand_online(self, spec: ImageSpec, what: str) -> None:
         if self._offline:
             raise _forbidden(what, "--offline")
@@ -290,6 +327,14 @@ def _copy(local: LocalSource, claim: Claim, progress: Progress) -> None:
 
 def _sent_wrong(host: str, error: BangerError) -> RemoteError:
     return RemoteError(f"{host} sent wrong bytes: {error.brief}", code=Code.DIGEST_MISMATCH)
+
+
+def _gone(spec: ImageSpec, error: BangerError) -> ImageError:
+    return ImageError(
+        f"the digest that {spec.name} is locked to is gone: {error.brief}",
+        code=Code.NOT_FOUND,
+        resolution=f"Run `banger-reconcile lock CONFIG --upgrade {spec.name}`.",
+    )
 
 
 def _forbidden(what: str, by: str) -> RemoteError:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.answers import done_document, explain_document, verify_document
-from reconciler.config.load import load
+from reconciler.config.lock import load_with_lock
 from reconciler.errors import Code, ImageError
 from reconciler.manual import Done, Hand
 from reconciler.model import printable
@@ -38,7 +38,7 @@ def verify(options: Options, name: str | None) -> int:
 
 def explain(options: Options, name: str, path: Path, wishes: Wishes) -> int:
     """What a pass would do to one image, and which input is another than it was built from."""
-    config = load(path)
+    config = load_with_lock(path, demanded=wishes.locked)
     if name not in {image.name for image in config.images}:
         names = ", ".join(image.name for image in config.images) or "none"
         raise ImageError(

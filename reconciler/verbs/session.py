@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from reconciler.errors import BangerError, Busy, Code, ConfigError
+from reconciler.errors import BangerError, Busy, Code, ConfigError, StaleLock
 from reconciler.options import Options
 from reconciler.wishes import Wishes
 
@@ -108,7 +108,7 @@ def print_json(document: dict[str, Any]) -> None:
 def exit_code(error: BangerError) -> int:
     """The exit code of a run that could not start or go on."""
     if isinstance(error, ConfigError):
-        return EXIT_CONFIG
+        return EXIT_FAILED if isinstance(error, StaleLock) else EXIT_CONFIG
     return EXIT_BUSY if isinstance(error, Busy) else EXIT_FAILED
 
 
