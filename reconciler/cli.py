@@ -110,8 +110,9 @@ def apply(
 
         how = {"dry_run": dry_run, "detailed": detailed_exitcode}
         sys.exit(one_pass.run(options, config, wishes, metrics_file=metrics_file, **how))
-    if dry_run or detailed_exitcode:
-        raise click.UsageError("--watch goes with neither --dry-run nor --detailed-exitcode")
+    if dry_run or detailed_exitcode or wishes.replace:
+        words = "--dry-run, --detailed-exitcode and --replace go with one pass, not with --watch"
+        raise click.UsageError(words)
     from reconciler.verbs import watch as daemon
 
     seeing = daemon.Seeing(listen, metrics_file)

@@ -7,7 +7,7 @@ whose fingerprints still hold is believed, and only where they do not are bytes 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,8 +93,13 @@ class Surveyor:
             return None
         return self.kernels.identify(spec.kernel_ref, spec.platform)
 
-    def observed(self, wanted: tuple[Wanted, ...], contents: Contents) -> Observed:
-        """Look at the store, as far as the wanted images and the records make it interesting."""
+    def observed(
+        self, wanted: tuple[Wanted, ...], contents: Contents, remade: Container[str] = ()
+    ) -> Observed:
+        """Look at the store, as far as the wanted images and the records make it interesting.
+
+        remade: names that are built again even when they are whole.
+        """
         records, recovered = dict(contents.records), frozenset[str]()
         if contents.unusable or contents.damaged:
             found = {r.name: r for r in self.recovered_records() if r.name not in records}
@@ -103,7 +108,8 @@ class Surveyor:
         artifacts, seen = self._artifacts(records, pinned)
         links = self.store.names()
         wrong = (r for r in records.values() if links.get(r.name) != r.id)
-        building = [i for i in pinned if not (i.id in artifacts and artifacts[i.id].whole)]
+        whole = {image_id for image_id, artifact in artifacts.items() if artifact.whole}
+        building = [i for i in pinned if i.id not in whole or i.spec.name in remade]
         return Observed(
             records=records,
             artifacts=artifacts,

@@ -16,6 +16,7 @@ import click
 
 from reconciler.durations import parse_duration
 from reconciler.errors import ConfigError, HostError
+from reconciler.model import Stage
 from reconciler.wishes import Wishes
 
 Verb = Callable[..., Any]
@@ -86,6 +87,22 @@ def cache_directory() -> Path:
     return _directory("BANGER_CACHE_DIR", "CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache")
 
 
+class Replacement(click.ParamType[tuple[str, Stage]]):
+    """`NAME[:STAGE]`: a name, and the stage from which on it is made again."""
+
+    name = "replacement"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Stage]:
+        """Take it apart, or say which stages there are."""
+        name, _, stage = value.partition(":")
+        try:
+            return name, Stage(stage or Stage.RESOLVE)
+        except ValueError:
+            self.fail(f"{stage!r} is no stage; stages are: {', '.join(Stage)}", param, ctx)
+
+
 _PATH = click.Path(path_type=Path)
 _DIRECTORY = click.Path(file_okay=False, path_type=Path)
 _CHOICE = click.Choice
@@ -111,6 +128,13 @@ _COMMON = (
 )
 _PASSING = (
     click.option("--image", multiple=True, metavar="NAME", help="Only this image; repeatable."),
+    click.option(
+        "--replace",
+        type=Replacement(),
+        multiple=True,
+        metavar="NAME[:STAGE]",
+        help="Make this image again, from that stage on; repeatable.",
+    ),
     click.option("--jobs", type=click.IntRange(1, 64), help="Images at a time."),
     click.option("--timeout", type=Duration(), help="For one image, such as 30m."),
     lock_timeout,
@@ -144,8 +168,12 @@ def passing(verb: Verb) -> Verb:
 
     def gathered(*arguments: Any, image: tuple[str, ...], locked: bool, **given: Any) -> None:
         said: Mapping[str, Any] = {name: given.pop(name) for name in _WISHES}
+        asked = dict(given.pop("replace"))
+        if beside := asked.keys() - set(image) if image else ():
+            raise click.UsageError(f"--image leaves out what --replace names: {min(beside)}")
         locked = locked or said["frozen"]
-        verb(*arguments, wishes=Wishes(only=frozenset(image), locked=locked, **said), **given)
+        wishes = Wishes(only=frozenset(image), replace=asked, locked=locked, **said)
+        verb(*arguments, wishes=wishes, **given)
 
     return _with(gathered, verb, _PASSING)
 

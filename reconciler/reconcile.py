@@ -32,9 +32,10 @@ from reconciler.oci.blobs import BlobCache, BorrowedBlobs
 from reconciler.oci.limits import DEFAULTS
 from reconciler.oci.source import TIMEOUT, Sources
 from reconciler.pipeline import Services
-from reconciler.plan import Held, ImagePlan, Plan, Wanted, make_plan
+from reconciler.plan import Held, ImagePlan, Observed, Plan, Wanted, make_plan
 from reconciler.prune import prune
 from reconciler.records import Contents, Records
+from reconciler.replacing import replacing
 from reconciler.room import Interrupted
 from reconciler.stages.record import timestamp
 from reconciler.store import Store
@@ -102,8 +103,9 @@ def reconcile(config: Config, host: Host) -> Pass:
             before = services.records.read()
             notes = Notes(services.store.state)
             wanted = surveyor.wanted(config, _held(config, wishes, notes))
-            observed = surveyor.observed(wanted, before)
-            plan = _plan(config, wishes, make_plan(wanted, observed), notes, keep=True)
+            observed = surveyor.observed(wanted, before, wishes.replace)
+            made = _make_plan(wanted, observed, wishes, services.store)
+            plan = _plan(config, wishes, made, notes, keep=True)
             host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
             restore_records(services, before, observed)
             jobs = wishes.jobs or config.reconcile.jobs
@@ -151,7 +153,8 @@ def preview(config: Config, host: Host) -> Pass:
         before = services.records.read()
         notes = Notes(services.store.state)
         wanted = surveyor.wanted(config, _held(config, wishes, notes))
-        made = make_plan(wanted, surveyor.observed(wanted, before))
+        observed = surveyor.observed(wanted, before, wishes.replace)
+        made = _make_plan(wanted, observed, wishes, services.store)
         plan = _plan(config, wishes, made, notes, keep=False)
         collected = Collected()
         if not wishes.only:
@@ -225,6 +228,15 @@ def _held(config: Config, wishes: Wishes, notes: Notes) -> dict[str, Held]:
         elif spec.name in wishes.held:
             found[spec.name] = Held(spec, Reason.BACKING_OFF)
     return found
+
+
+def _make_plan(
+    wanted: tuple[Wanted, ...], observed: Observed, wishes: Wishes, store: Store
+) -> Plan:
+    plan = make_plan(wanted, observed)
+    ids = {image.id for image in plan.images if image.name in wishes.replace}
+    in_use = frozenset(image_id for image_id in ids if image_id and store.in_use(image_id))
+    return replacing(plan, wishes.replace, observed, in_use)
 
 
 def _plan(config: Config, wishes: Wishes, plan: Plan, notes: Notes, *, keep: bool) -> Plan:

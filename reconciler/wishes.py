@@ -6,10 +6,10 @@ configuration says.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from reconciler.model import ImageSpec
+from reconciler.model import ImageSpec, Stage
 
 
 def never(_image: ImageSpec) -> str:
@@ -21,6 +21,7 @@ def never(_image: ImageSpec) -> str:
 class Wishes:
     """Durations are seconds; None takes the configuration's word.
 
+    replace: name -> the stage from which on it is made again although nothing is missing.
     only: the names to look at, empty for all; nothing else is touched, nothing is pruned.
     held: names in backoff, left alone by this pass.
     locked: banger.lock has to fit; frozen: and what it names is cached, so nobody is asked for it.
@@ -28,6 +29,7 @@ class Wishes:
     """
 
     only: frozenset[str] = frozenset()
+    replace: Mapping[str, Stage] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
     jobs: int | None = None
     timeout: float | None = None

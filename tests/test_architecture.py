@@ -31,7 +31,7 @@ direct.*
 stages.*
 room
 notes
-prune collection
+prune collection replacing
 plan
 events
 records store
@@ -66,7 +66,7 @@ OWNERS = {
 }
 
 PURE = ["plan", "collection", "model", "errors", "sizes", "oci.reference", "oci.merge", "report"]
-PURE += ["agenda", "wishes", "prune", "answers", "page", "locking"]
+PURE += ["agenda", "wishes", "prune", "answers", "page", "locking", "replacing"]
 IMPURE = {"os", "io", "time", "random", "logging", "shutil", "tempfile", "subprocess", "socket"}
 
 

@@ -15,13 +15,20 @@ from reconciler.config.lock import (
     under_lock,
     write_lock,
 )
-from reconciler.errors import Code, ImageError
 from reconciler.locking import relock, to_look_up
-from reconciler.model import printable
 from reconciler.options import Options
 from reconciler.reconcile import pin_all
 from reconciler.render import show_lock
-from reconciler.verbs.session import EXIT_FAILED, EXIT_OK, Stop, events, handling, host_of, show
+from reconciler.verbs.session import (
+    EXIT_FAILED,
+    EXIT_OK,
+    Stop,
+    demand_names,
+    events,
+    handling,
+    host_of,
+    show,
+)
 from reconciler.wishes import Wishes
 
 
@@ -31,14 +38,7 @@ def lock(options: Options, path: Path, upgrade: tuple[str, ...], *, offline: boo
     # a link to nowhere is a file that is to be made
     data = read_lock(path) if lock_path(path).exists() else None
     before = parse_lock(data, config.base, lock_path(path)) if data is not None else ()
-    names = [spec.name for spec in config.images]
-    for name in upgrade:
-        if name not in names:
-            raise ImageError(
-                f"{printable(str(path))} lists no image called {printable(name)}",
-                code=Code.NOT_FOUND,
-                resolution=f"It lists: {', '.join(names) or 'none'}.",
-            )
+    demand_names(config, upgrade)
     asked = to_look_up(under_lock(config, data, demanded=False), upgrade)
     stop = Stop()
     with handling(stop, SIGINT, SIGTERM), events(options) as emit:

@@ -16,6 +16,7 @@ from reconciler.verbs.session import (
     EXIT_OK,
     Stop,
     console,
+    demand_names,
     events,
     handling,
     host_of,
@@ -44,6 +45,7 @@ def run(
     sinks = [metrics] if metrics else []
     with handling(stop, SIGINT, SIGTERM), events(options, *sinks) as emit:
         config = load_with_lock(path, demanded=wishes.locked)
+        demand_names(config, sorted(wishes.only | wishes.replace.keys()))
         emit("config.loaded", path=str(path), images=len(config.images), sha256=config.sha256)
         once = preview if dry_run else reconcile
         result = once(config, host_of(options, emit, stop.event, wishes))

@@ -7,17 +7,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from reconciler.errors import BangerError, Busy, Code, ConfigError, StaleLock
+from reconciler.errors import BangerError, Busy, Code, ConfigError, ImageError, StaleLock
+from reconciler.model import printable
 from reconciler.options import Options
 from reconciler.wishes import Wishes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from reconciler.config.load import Config
     from reconciler.events import Events, Sink
     from reconciler.reconcile import Host
 
@@ -70,6 +72,23 @@ def host_of(options: Options, emit: Events, stop: threading.Event, wishes: Wishe
     from reconciler.reconcile import Host
 
     return Host(options.state_dir, options.cache_dir, emit, stop, wishes)
+
+
+def demand_names(config: Config, names: Iterable[str]) -> None:
+    """Raises ImageError for a name that the configuration does not list."""
+    import difflib
+
+    listed = [spec.name for spec in config.images]
+    for name in names:
+        if name in listed:
+            continue
+        near = difflib.get_close_matches(name, listed, n=1)
+        advice = f"It lists: {', '.join(listed) or 'none'}."
+        raise ImageError(
+            f"{printable(str(config.path))} lists no image called {printable(name)}",
+            code=Code.NOT_FOUND,
+            resolution=f'Did you mean "{near[0]}"? {advice}' if near else advice,
+        )
 
 
 def console(options: Options, *, stderr: bool = False) -> Console:
