@@ -90,7 +90,7 @@ def _status(name: str, status: Status) -> Document:
         "protect": record.protect if record else False,
         "suspended": status.suspended(name),
         "updated_at": record.updated_at if record else None,
-        "conditions": conditions(record, failure),
+        "conditions": conditions(record, failure, 0),
         "not_carried": list(record.not_carried) if record else [],
         "attempts": failure.attempts if failure else 0,
         "next_retry_at": failure.next_retry_at if failure else None,

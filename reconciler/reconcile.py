@@ -193,7 +193,7 @@ def collect_now(host: Host, ages: Ages, *, dry_run: bool) -> Collected:
             contents = services.records.read()
             return _collect(surveyor, services, None, contents, ages, dry_run=True)
         services.store.prepare()
-        with services.store.writer():
+        with _alone(services, host.wishes.lock_timeout):
             contents = services.records.read()
             return _collect(surveyor, services, None, contents, ages, dry_run=False)
 

@@ -111,7 +111,7 @@ def image_document(result: Pass, plan: ImagePlan, outcome: Outcome | None) -> Do
         "reason": plan.reason.value,
         "detail": plan.detail,
         "stages": stage_documents(plan, outcome),
-        "conditions": conditions(record, failure),
+        "conditions": conditions(record, failure, result.generation),
         "not_carried": list(record.not_carried) if record else [],
         "attempts": failure.attempts if failure else 0,
         "next_retry_at": failure.next_retry_at if failure else None,
@@ -146,16 +146,39 @@ def _stage(stage: Stage, run: bool, status: str, reason: str, seconds: float) ->
     }
 
 
-def conditions(record: Record | None, failure: Failure | None) -> list[Document]:
-    """Ready, and Stalled when nothing but a change of configuration can help."""
+def conditions(record: Record | None, failure: Failure | None, generation: int) -> list[Document]:
+    """Ready first; where it is not: Reconciling while it is tried again, else Stalled.
+
+    generation: of the configuration that they were found under, 0 when none was looked at.
+    """
+    found: list[tuple[str, str, str, str, str | None]] = [
+        ("Ready", "False", "NotPresent", "", None)
+    ]
     if failure:
-        found = [_condition("Ready", "False", failure.code, failure.message, failure.since)]
-        if not failure.retryable:
-            found.append(_condition("Stalled", "True", failure.code, failure.hint, failure.since))
-        return found
-    if record:
-        return [_condition("Ready", "True", "Reconciled", "", record.updated_at)]
-    return [_condition("Ready", "False", "NotPresent", "", None)]
+        reason = camel(failure.code)
+        kind = "Reconciling" if failure.retryable else "Stalled"
+        found = [
+            ("Ready", "False", reason, failure.message, failure.since),
+            (kind, "True", reason, failure.hint, failure.since),
+        ]
+    elif record:
+        found = [("Ready", "True", "Reconciled", "", record.updated_at)]
+    return [
+        {
+            "type": kind,
+            "status": status,
+            "reason": reason,
+            "message": message,
+            "last_transition_time": since,
+            "observed_generation": generation,
+        }
+        for kind, status, reason, message, since in found
+    ]
+
+
+def camel(code: str) -> str:
+    """An error code as the reason of a condition: `not-found` is NotFound."""
+    return "".join(word.capitalize() for word in code.split("-"))
 
 
 def readiness(document: Document) -> list[tuple[str, bool]]:
@@ -164,26 +187,16 @@ def readiness(document: Document) -> list[tuple[str, bool]]:
     return [(i["name"], i["conditions"][0]["status"] == "True") for i in images]
 
 
-def _condition(kind: str, status: str, reason: str, message: str, since: str | None) -> Document:
-    return {
-        "type": kind,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "last_transition_time": since,
-        "observed_generation": 1,
-    }
-
-
 def _error(plan: ImagePlan, outcome: Outcome | None, error: BangerError) -> Document:
     stage = outcome.failed_stage if outcome else plan.unresolved and plan.unresolved.stage
-    return {"image": plan.name, "stage": stage.value if stage else None, **error_document(error)}
+    return {**error_document(error), "image": plan.name, "stage": stage.value if stage else None}
 
 
 def error_document(error: BangerError) -> Document:
     """A failure as the contract's `error` object."""
     return {
         "code": error.code.value,
+        "stage": None,
         "message": error.brief,
         "retryable": error.retryable,
         "hint": error.resolution,

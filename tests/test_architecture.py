@@ -16,6 +16,7 @@ __main__
 cli
 verbs.*
 options
+usage
 daemon
 watch notify agenda serve page
 metrics board
@@ -60,7 +61,7 @@ OWNERS = {
     "isal": {"oci.compression"},
     "backports": {"oci.compression"},
     "rich": {"render", "progress", "verbs.session"},
-    "click": {"cli", "options"},
+    "click": {"cli", "options", "usage"},
     "prometheus_client": {"metrics"},
     "structlog": {"events"},
 }
