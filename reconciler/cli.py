@@ -23,6 +23,7 @@ from reconciler.options import (
     common,
     config_argument,
     dry_run,
+    known_names,
     lock_timeout,
     looking,
     offline,
@@ -31,7 +32,7 @@ from reconciler.options import (
     passing,
 )
 from reconciler.streams import leave_stderr, mend_streams
-from reconciler.usage import Verbs
+from reconciler.usage import Verbs, help_of, words_of
 from reconciler.verbs.session import (
     EXIT_FAILED,
     EXIT_OK,
@@ -170,8 +171,8 @@ def validate(options: Options, config: Path) -> None:
     sys.exit(look.validate(options, config))
 
 
-_name = click.argument("name")
-_optional_name = click.argument("name", required=False)
+_name = click.argument("name", shell_complete=known_names)
+_optional_name = click.argument("name", required=False, shell_complete=known_names)
 
 
 @cli.command(
@@ -206,7 +207,13 @@ def explain(options: Options, name: str, config: Path, wishes: Wishes) -> None:
     context_settings=HELP, short_help="Write banger.lock: the digest that every image stands for."
 )
 @config_argument
-@option("--upgrade", multiple=True, metavar="NAME", help="Look this tag up again; repeatable.")
+@option(
+    "--upgrade",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=known_names,
+    help="Look this tag up again; repeatable.",
+)
 @offline
 @common
 def lock(options: Options, config: Path, upgrade: tuple[str, ...], offline: bool) -> None:
@@ -326,9 +333,7 @@ def main() -> NoReturn:
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
-        error.show()
-        if wants_json:
-            show_usage_error(error.format_message())
+        show_usage_error(words_of(error), help_of(error), as_json=wants_json)
         sys.exit(EXIT_USAGE)
     except click.Abort:
         sys.exit(130)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,14 @@ def option(*names: str, group: str = "", env: bool = False, **more: Any) -> Deco
     return click.option(*names, cls=Option, group=group, env=env, **more)
 
 
+def known_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """For a shell that completes a NAME: those that stand for an artifact."""
+    links = (ctx.params.get("state_dir") or state_directory()) / "images" / "by-name"
+    with suppress(OSError):
+        return sorted(link.name for link in links.iterdir() if link.name.startswith(incomplete))
+    return []
+
+
 config_argument = click.argument("config", type=_PATH, metavar="CONFIG")
 optional_config = click.argument("config", type=_PATH, required=False, metavar="[CONFIG]")
 dry_run = option("-n", "--dry-run", is_flag=True, help="Say what would be, change nothing.")
@@ -195,13 +204,19 @@ def _passing(*, looking: bool) -> tuple[Decorator, ...]:
     """The options of a pass. looking: of one that only looks; its help leaves out what is idle."""
     return (
         option(
-            "--image", multiple=True, metavar="NAME", group=_BUILT, help="Only this; repeatable."
+            "--image",
+            multiple=True,
+            metavar="NAME",
+            group=_BUILT,
+            shell_complete=known_names,
+            help="Only this; repeatable.",
         ),
         option(
             "--replace",
             type=Replacement(),
             multiple=True,
             metavar="NAME[:STAGE]",
+            shell_complete=known_names,
             group=_BUILT,
             help="Make it again from there on; repeatable.",
         ),

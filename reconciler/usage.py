@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 DEFAULT_VERB = "apply"
 PREFIX = "BANGER_"
@@ -64,11 +65,27 @@ class Verbs(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the verb first; without one, `apply` is meant."""
+        if ctx.resilient_parsing and self._may_name_a_verb(args):
+            return super().parse_args(ctx, [])
         if not args:
             raise click.UsageError("Give a CONFIG or a verb.", ctx)
         if args[0] not in ("-h", "--help", "--version"):
             args = self._verb_first(ctx, args)
         return super().parse_args(ctx, args)
+
+    def _may_name_a_verb(self, args: list[str]) -> bool:
+        """Whether the word that a shell wants completed after these may be a verb."""
+        return not any(True for _ in self._words(args)) and (
+            not args or args[-1] not in self._valued()
+        )
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Verbs, the options of a pass, and files: the first word may be any of them."""
+        default = self.commands[DEFAULT_VERB]
+        if incomplete.startswith("-"):
+            return default.shell_complete(click.Context(default, parent=ctx), incomplete)
+        files = CompletionItem(incomplete, type="file")
+        return [files, *super().shell_complete(ctx, incomplete)]
 
     def _verb_first(self, ctx: click.Context, args: list[str]) -> list[str]:
         position = next(self._words(args), None)
@@ -85,14 +102,7 @@ class Verbs(click.Group):
 
     def _words(self, args: list[str]) -> Iterator[int]:
         """Positions of what is neither an option nor the value of one, whichever verb's it is."""
-        params = [p for command in self.commands.values() for p in command.params]
-        valued = {
-            name
-            for param in params
-            if isinstance(param, click.Option) and not param.is_flag
-            for name in param.opts
-        }
-        skip = False
+        valued, skip = self._valued(), False
         for position, word in enumerate(args):
             if skip:
                 skip = False
@@ -102,6 +112,12 @@ class Verbs(click.Group):
                 skip = word in valued
             else:
                 yield position
+
+    def _valued(self) -> set[str]:
+        """The options of any verb that take a value."""
+        params = [p for command in self.commands.values() for p in command.params]
+        options = (p for p in params if isinstance(p, click.Option) and not p.is_flag)
+        return {name for option in options for name in option.opts}
 
     def _shown(self) -> list[str]:
         return sorted(name for name, command in self.commands.items() if not command.hidden)
@@ -121,3 +137,20 @@ class Verbs(click.Group):
         also = [param for param in self.params if "--version" in param.opts]
         if isinstance(default, Verb):
             default.format_options(click.Context(default, parent=ctx), formatter, also)
+
+
+def words_of(error: click.ClickException) -> str:
+    """What is wrong with a command line; a value from the environment names its variable."""
+    words = error.format_message()
+    if isinstance(error, click.BadParameter) and error.ctx and isinstance(error.param, Option):
+        source = error.ctx.get_parameter_source(error.param.name or "")
+        if source is click.core.ParameterSource.ENVIRONMENT:
+            words += f" It comes from {error.param.envvar} in the environment."
+    return words
+
+
+def help_of(error: click.ClickException) -> str:
+    """The command whose help tells more; of a pass, that is the first page."""
+    ctx = getattr(error, "ctx", None)
+    path = ctx.command_path if ctx else "banger-reconcile"
+    return f"{path.removesuffix(f' {DEFAULT_VERB}')} --help"

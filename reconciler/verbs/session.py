@@ -131,13 +131,10 @@ def exit_code(error: BangerError) -> int:
     return EXIT_BUSY if isinstance(error, Busy) else EXIT_FAILED
 
 
-def show_usage_error(message: str) -> None:
-    """The document of a command line that is none; its words are on stderr already."""
-    from reconciler.answers import config_error_document
-
-    advice = "Run banger-reconcile --help."
-    error = BangerError(message, code=Code.USAGE, resolution=advice)
-    print_json(config_error_document(error, ()))
+def show_usage_error(message: str, help_command: str, *, as_json: bool) -> None:
+    """Say what is wrong with a command line, and which help tells more."""
+    error = BangerError(message, code=Code.USAGE, resolution=f"Run {help_command}.")
+    show_error(error, as_json=as_json)
 
 
 def show_error(error: BangerError, *, as_json: bool) -> None:
