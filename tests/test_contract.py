@@ -17,6 +17,7 @@ from support.program import Program, Result
 from test_daemon import config_of
 
 from reconciler.config.published import json_schema
+from reconciler.model import Action, Reason
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = jsonschema.Draft7Validator(json.loads((ROOT / "docs/output.schema.json").read_text()))
@@ -275,3 +276,26 @@ class TestConfigSchema:
     def test_what_the_program_refuses_the_schema_refuses(self, wrong: str) -> None:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.Draft7Validator(json_schema()).validate(tomli.loads(wrong))
+
+
+class TestDocuments:
+    """docs/commands.md and the published schema name what the program can say."""
+
+    TEXT = (ROOT / "docs/commands.md").read_text()
+    DEFINITIONS = OUTPUT.schema["definitions"]
+
+    def test_actions_and_reasons(self) -> None:
+        image = self.DEFINITIONS["image"]["properties"]
+        assert image["action"]["enum"] == [action.value for action in Action]
+        assert sorted(image["reason"]["enum"]) == sorted(reason.value for reason in Reason)
+        for word in (*Action, *Reason):
+            assert f"`{word.value}`" in self.TEXT, word
+
+    def test_modes(self) -> None:
+        modes = set()
+        for definition in self.DEFINITIONS.values():
+            said = definition.get("properties", {}).get("mode", {})
+            modes |= {*said.get("enum", ()), *filter(None, [said.get("const")])}
+        assert len(modes) == 15
+        for mode in modes:
+            assert f"`{mode}`" in self.TEXT, mode
