@@ -22,7 +22,10 @@ from reconciler.report import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from reconciler.apply import Collected
+    from reconciler.locking import Change, Locking
     from reconciler.manual import Done, Verified
     from reconciler.reconcile import Pass
     from reconciler.status import Status
@@ -176,6 +179,55 @@ def explain_document(result: Pass) -> Document:
         "inputs": inputs(plan),
         "stages": image["stages"],
         "errors": [image["error"]] if image["error"] else [],
+    }
+
+
+def lock_document(locking: Locking, path: Path, *, changed: bool) -> Document:
+    """The document of `lock`: every image, the digest that it was and is locked to."""
+    errors = [{"image": name, **error_document(error)} for name, error in locking.failures]
+    actions = [change.action for change in locking.changes]
+    said = [f"{actions.count(one)} {done}" for one, done in _LOCKED.items() if one in actions]
+    if errors:
+        said = [f"nothing written: {len(errors)} failed"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "mode": "lock",
+        "path": str(path),
+        "changed": changed,
+        "failed": bool(errors),
+        "msg": ", ".join(said) or "no images",
+        "images": [_change(change) for change in locking.changes],
+        "errors": errors,
+    }
+
+
+_LOCKED = {
+    "add": "added",
+    "move": "moved",
+    "update": "updated",
+    "remove": "removed",
+    "keep": "kept",
+}
+
+
+def _change(change: Change) -> Document:
+    before, after = change.before, change.after
+    entry = after or before
+    kernel = after.kernel if after else None
+    return {
+        "name": change.name,
+        "action": change.action,
+        "ref": entry.ref if entry else None,
+        "platform": entry.platform if entry else None,
+        "before": before.digest if before else None,
+        "digest": after.digest if after else None,
+        "kernel": kernel
+        and {
+            "name": kernel.name,
+            "digest": kernel.kernel,
+            "initrd_digest": kernel.initrd,
+            "modules_digest": kernel.modules,
+        },
     }
 
 

@@ -19,77 +19,78 @@ from reconciler.options import (
     HELP,
     Duration,
     Options,
+    as_json,
     common,
     config_argument,
     dry_run,
+    known_names,
     lock_timeout,
+    looking,
+    offline,
+    option,
     optional_config,
     passing,
 )
 from reconciler.streams import leave_stderr, mend_streams
+from reconciler.usage import Verbs, help_of, words_of
 from reconciler.verbs.session import (
     EXIT_FAILED,
     EXIT_OK,
     EXIT_USAGE,
     exit_code,
+    print_json,
     show_error,
     show_usage_error,
 )
 from reconciler.wishes import Wishes
 
-DEFAULT_VERB = "apply"
+_WATCH = "With --watch"
+_EPILOG = """Every option with a value, and --locked, --frozen and --offline, may come from the
+environment: BANGER_JOBS for --jobs. A flag goes before it, banger.toml after it.
+
+Exit codes: 0 converged, 1 something failed, 64 wrong usage, 75 another writer is at work, 78 the
+configuration is wrong, 130 and 143 interrupted; with --detailed-exitcode 2 changed, 4 failed,
+6 both."""
 
 
-class Verbs(click.Group):
-    """A group whose first argument may be a configuration: then the verb is `apply`.
-
-    Options may stand before the verb as well as after it.
-    """
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the verb first; without one, `apply` is meant."""
-        if args and args[0] not in ("-h", "--help", "--version"):
-            args = self._verb_first(ctx, args)
-        return super().parse_args(ctx, args)
-
-    def _verb_first(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """The first word that is no option, and no option's value, is the verb or a CONFIG."""
-        default = self.commands[DEFAULT_VERB]
-        parser = default.make_parser(
-            click.Context(default, parent=ctx, ignore_unknown_options=True)
-        )
-        verb = parser.parse_args(list(args))[0].get("config")
-        if not isinstance(verb, str) or verb not in self.commands:
-            return [DEFAULT_VERB, *args]
-        position = args.index(verb)
-        return [verb, *args[:position], *args[position + 1 :]]
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The ways to call it."""
-        formatter.write_usage(ctx.command_path, "[OPTIONS] CONFIG")
-        formatter.write_usage(ctx.command_path, "--watch [OPTIONS] CONFIG", prefix="       ")
-        formatter.write_usage(ctx.command_path, "VERB [OPTIONS] ...", prefix="       ")
-
-
-@click.group(cls=Verbs, context_settings=HELP, invoke_without_command=False)
+@click.group(cls=Verbs, context_settings=HELP, invoke_without_command=False, epilog=_EPILOG)
 @click.version_option(__version__, prog_name="banger-reconcile")
 def cli() -> None:
     """Keep this host's Firecracker guest images equal to what banger.toml says.
 
-    banger-reconcile CONFIG makes it so, --watch keeps it so; the verbs look, explain and clean up.
+    With a CONFIG: one pass that builds what is missing, records it, and collects what nothing
+    refers to. With --watch: the same after every edit, until told to stop.
     """
 
 
-@cli.command(context_settings=HELP)
+@cli.command(context_settings=HELP, hidden=True)
 @config_argument
-@click.option("--watch", is_flag=True, help="Stay, and follow every edit of the file.")
-@click.option("--interval", type=Duration(), help="With --watch: look for drift so often.")
-@click.option("--listen", metavar="ADDR", help="With --watch: 127.0.0.1:PORT or unix:PATH.")
-@click.option(
-    "--metrics-file", type=click.Path(path_type=Path), help="For node_exporter, after each pass."
+@option("--watch", is_flag=True, help="Stay, and follow every edit of the file.")
+@option("-n", "--dry-run", is_flag=True, help="The same as the verb plan.")
+@option("--detailed-exitcode", is_flag=True, help="2 changed, 4 failures, 6 both.")
+@option(
+    "--interval",
+    type=Duration(),
+    metavar="D",
+    env=True,
+    group=_WATCH,
+    help="Look for drift so often, such as 10m.",
 )
-@click.option("--detailed-exitcode", is_flag=True, help="2 changed, 4 failures, 6 both.")
-@click.option("-n", "--dry-run", is_flag=True, help="The same as `plan`.")
+@option(
+    "--listen",
+    metavar="ADDR",
+    env=True,
+    group=_WATCH,
+    help="Show status at 127.0.0.1:PORT or unix:PATH.",
+)
+@option(
+    "--metrics-file",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    env=True,
+    group=_WATCH,
+    help="Metrics after each pass, a single one too.",
+)
 @passing
 @common
 def apply(
@@ -110,18 +111,19 @@ def apply(
 
         how = {"dry_run": dry_run, "detailed": detailed_exitcode}
         sys.exit(one_pass.run(options, config, wishes, metrics_file=metrics_file, **how))
-    if dry_run or detailed_exitcode:
-        raise click.UsageError("--watch goes with neither --dry-run nor --detailed-exitcode")
+    if dry_run or detailed_exitcode or wishes.replace:
+        words = "--dry-run, --detailed-exitcode and --replace go with one pass, not with --watch"
+        raise click.UsageError(words)
     from reconciler.verbs import watch as daemon
 
     seeing = daemon.Seeing(listen, metrics_file)
     sys.exit(daemon.run(options, config, wishes, seeing, interval=interval))
 
 
-@cli.command(context_settings=HELP)
+@cli.command(context_settings=HELP, short_help="What a pass would do, and why.")
 @config_argument
-@click.option("--detailed-exitcode", is_flag=True, help="0 in sync, 2 changes, 1 error.")
-@passing
+@option("--detailed-exitcode", is_flag=True, help="0 in sync, 2 changes, 1 error.")
+@looking
 @common
 def plan(options: Options, config: Path, wishes: Wishes, detailed_exitcode: bool) -> None:
     """What a pass would do, and why. Writes nothing; asks registries for manifests only."""
@@ -130,7 +132,10 @@ def plan(options: Options, config: Path, wishes: Wishes, detailed_exitcode: bool
     sys.exit(one_pass.run(options, config, wishes, dry_run=True, detailed=detailed_exitcode))
 
 
-@cli.command(context_settings=HELP)
+@cli.command(
+    context_settings=HELP,
+    short_help="Images, conditions, artifacts, last errors.",
+)
 @common
 def status(options: Options) -> None:
     """Images, their artifacts and their last errors, from the records; needs no configuration."""
@@ -139,21 +144,24 @@ def status(options: Options) -> None:
     sys.exit(look.status(options))
 
 
-@cli.command(context_settings=HELP)
+@cli.command(context_settings=HELP, short_help="Collect now what nothing refers to.")
 @optional_config
 @dry_run
+@lock_timeout
 @common
-def gc(options: Options, config: Path | None, dry_run: bool) -> None:
+def gc(options: Options, config: Path | None, dry_run: bool, lock_timeout: float) -> None:
     """Collect abandoned builds, unreferenced blobs and replaced artifacts now.
 
     With a CONFIG, its [gc] ages count.
     """
     from reconciler.verbs import look
 
-    sys.exit(look.collect(options, config, dry_run=dry_run))
+    sys.exit(look.collect(options, config, lock_timeout, dry_run=dry_run))
 
 
-@cli.command(context_settings=HELP)
+@cli.command(
+    context_settings=HELP, short_help="Check a configuration; name all its errors at once."
+)
 @config_argument
 @common
 def validate(options: Options, config: Path) -> None:
@@ -163,13 +171,16 @@ def validate(options: Options, config: Path) -> None:
     sys.exit(look.validate(options, config))
 
 
-_name = click.argument("name")
-_optional_name = click.argument("name", required=False)
+_name = click.argument("name", shell_complete=known_names)
+_optional_name = click.argument("name", required=False, shell_complete=known_names)
 
 
-@cli.command(context_settings=HELP)
+@cli.command(
+    context_settings=HELP,
+    short_help="The command lines that start an image.",
+)
 @_name
-@click.option("--print", "printing", is_flag=True, required=True, help="Nothing else is offered.")
+@option("--print", "printing", is_flag=True, required=True, help="Say so: nothing is started.")
 @common
 def launch(options: Options, name: str, printing: bool) -> None:
     """Print how to start an image with QEMU, Cloud Hypervisor or Firecracker."""
@@ -178,10 +189,12 @@ def launch(options: Options, name: str, printing: bool) -> None:
     sys.exit(look.launch(options, name))
 
 
-@cli.command(context_settings=HELP)
+@cli.command(
+    context_settings=HELP, short_help="Which input of an image changed, and what follows from it."
+)
 @_name
 @config_argument
-@passing
+@looking
 @common
 def explain(options: Options, name: str, config: Path, wishes: Wishes) -> None:
     """Which input of an image changed, from what to what, and which stages follow from it."""
@@ -190,7 +203,30 @@ def explain(options: Options, name: str, config: Path, wishes: Wishes) -> None:
     sys.exit(by_hand.explain(options, name, config, wishes))
 
 
-@cli.command(context_settings=HELP)
+@cli.command(
+    context_settings=HELP, short_help="Write banger.lock: the digest that every image stands for."
+)
+@config_argument
+@option(
+    "--upgrade",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=known_names,
+    help="Look this tag up again; repeatable.",
+)
+@offline
+@common
+def lock(options: Options, config: Path, upgrade: tuple[str, ...], offline: bool) -> None:
+    """Write banger.lock: the digest of every image, which no moving tag changes then.
+
+    What is locked already and still fits stays as it is, unless --upgrade names it.
+    """
+    from reconciler.verbs import lock as locking
+
+    sys.exit(locking.lock(options, config, upgrade, offline=offline))
+
+
+@cli.command(context_settings=HELP, short_help="Read artifacts back, byte for byte.")
 @_optional_name
 @common
 def verify(options: Options, name: str | None) -> None:
@@ -200,9 +236,9 @@ def verify(options: Options, name: str | None) -> None:
     sys.exit(by_hand.verify(options, name))
 
 
-@cli.command(context_settings=HELP)
+@cli.command(context_settings=HELP, short_help="Forget an image that left the configuration.")
 @_name
-@click.option("--protected", is_flag=True, help="Also when the image is protected.")
+@option("--protected", is_flag=True, help="Also when the image is protected.")
 @lock_timeout
 @common
 def rm(options: Options, name: str, protected: bool, lock_timeout: float) -> None:
@@ -213,7 +249,7 @@ def rm(options: Options, name: str, protected: bool, lock_timeout: float) -> Non
     sys.exit(by_hand.tell(options, "rm", done))
 
 
-@cli.command(context_settings=HELP)
+@cli.command(context_settings=HELP, short_help="Make the previous artifact current again.")
 @_name
 @lock_timeout
 @common
@@ -225,9 +261,9 @@ def rollback(options: Options, name: str, lock_timeout: float) -> None:
     sys.exit(by_hand.tell(options, "rollback", done))
 
 
-@cli.command(context_settings=HELP)
+@cli.command(context_settings=HELP, short_help="Leave an image, or all of them, alone.")
 @_optional_name
-@click.option("--reason", required=True, help="Why; shown wherever the image is.")
+@option("--reason", required=True, help="Why; shown wherever the image is.")
 @lock_timeout
 @common
 def suspend(options: Options, name: str | None, reason: str, lock_timeout: float) -> None:
@@ -238,7 +274,7 @@ def suspend(options: Options, name: str | None, reason: str, lock_timeout: float
     sys.exit(by_hand.tell(options, "suspend", done))
 
 
-@cli.command(context_settings=HELP)
+@cli.command(context_settings=HELP, short_help="Work on an image, or on all of them, again.")
 @_optional_name
 @lock_timeout
 @common
@@ -250,15 +286,19 @@ def resume(options: Options, name: str | None, lock_timeout: float) -> None:
     sys.exit(by_hand.tell(options, "resume", done))
 
 
-@cli.command(context_settings=HELP)
-def schema() -> None:
-    """The JSON Schema of banger.toml, for editors: `#:schema FILE` in the first line of it."""
+@cli.command(context_settings=HELP, short_help="The JSON Schema of banger.toml.")
+@as_json
+def schema(json: bool) -> None:
+    """The JSON Schema of banger.toml, for editors: `#:schema FILE` in the first line of it.
+
+    It is JSON, with --json and without.
+    """
     from reconciler.verbs import look
 
     sys.exit(look.schema())
 
 
-@cli.command(context_settings=HELP)
+@cli.command(context_settings=HELP, short_help="A completion script for bash, zsh or fish.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """A completion script for a shell: eval "$(banger-reconcile completion bash)"."""
@@ -271,17 +311,21 @@ def completion(shell: str) -> None:
     click.echo(complete(cli, {}, "banger-reconcile", variable).source())
 
 
-@cli.command(context_settings=HELP)
-def version() -> None:
+@cli.command(context_settings=HELP, short_help="The version of this program.")
+@as_json
+def version(json: bool) -> None:
     """The version of this program."""
-    click.echo(f"banger-reconcile, version {__version__}")
+    if json:
+        print_json({"schema_version": "1", "mode": "version", "version": __version__})
+    else:
+        click.echo(f"banger-reconcile, version {__version__}")
 
 
 def main() -> NoReturn:
     """Run the command line and exit with a code of the contract."""
     arguments = sys.argv[1:]
     mend_streams()
-    as_json = "--json" in arguments
+    wants_json = "--json" in arguments
     try:
         # click answers a shell that asks for completions only in its own, standalone mode
         asked = "_BANGER_RECONCILE_COMPLETE" in os.environ
@@ -289,14 +333,12 @@ def main() -> NoReturn:
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
-        error.show()
-        if as_json:
-            show_usage_error(error.format_message())
+        show_usage_error(words_of(error), help_of(error), as_json=wants_json)
         sys.exit(EXIT_USAGE)
     except click.Abort:
         sys.exit(130)
     except BangerError as error:
-        show_error(error, as_json=as_json)
+        show_error(error, as_json=wants_json)
         sys.exit(exit_code(error))
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the reader has gone away
@@ -304,7 +346,7 @@ def main() -> NoReturn:
     except OSError as error:
         from reconciler.files import host_error
 
-        show_error(host_error("the run ended early", error), as_json=as_json)
+        show_error(host_error("the run ended early", error), as_json=wants_json)
         sys.exit(EXIT_FAILED)
     finally:
         leave_stderr()

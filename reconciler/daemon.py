@@ -179,7 +179,8 @@ class Daemon:
             return
         self._seen = sight.digest
         try:
-            self._accepted(accept(sight, self.config.path, self._interval))
+            locked = self._host.wishes.locked
+            self._accepted(accept(sight, self.config.path, self._interval, locked=locked))
         except ConfigError as error:
             self.rejected = error
             problems = "; ".join(error.problems)
@@ -187,7 +188,7 @@ class Daemon:
         self._news()
 
     def _accepted(self, config: Config) -> None:
-        if config.sha256 != self.config.sha256:
+        if (config.sha256, config.lock) != (self.config.sha256, self.config.lock):
             with self._lock:
                 self.agenda.forget(changed(self.config, config))
             self.generation += 1

@@ -15,6 +15,7 @@ class Code(StrEnum):
 
     USAGE = "usage"
     CONFIG_INVALID = "config-invalid"
+    LOCK_STALE = "lock-stale"
     REFERENCE_INVALID = "reference-invalid"
     NOT_FOUND = "not-found"
     UNAUTHORIZED = "unauthorized"
@@ -83,6 +84,12 @@ class ConfigError(BangerError):
     def __init__(self, brief: str, problems: tuple[str, ...] = (), *, resolution: str = "") -> None:
         super().__init__(brief, resolution=resolution)
         self.problems = problems
+
+
+class StaleLock(ConfigError):
+    """`--locked`, and banger.lock is missing or fits the configuration no longer."""
+
+    default_code = Code.LOCK_STALE
 
 
 class ImageError(BangerError):

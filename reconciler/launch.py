@@ -136,6 +136,7 @@ def read_launch(state_dir: Path, cache_dir: Path, name: str, folder: Path) -> La
         known = ", ".join(sorted(records)) or "none"
         raise ImageError(
             f'there is no image "{printable(name, 80)}": built here: {known}',
+            code=Code.NOT_FOUND,
             resolution="Build it first: banger-reconcile CONFIG.",
         )
     artifact = store.artifact(records[name].id)

@@ -140,6 +140,21 @@ class RegistryConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Locked:
+    """What a lock file says about one image: the digest of its manifest, and of its kernel's files.
+
+    binding: `--locked` was given, so a kernel of other bytes is an error.
+    """
+
+    name: str
+    ref: str
+    digest: str
+    platform: str
+    kernel: KernelTriple | None = None
+    binding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ImageSpec:
     """One `[[image]]` entry with the defaults applied; size is bytes, or None for "auto"."""
 
@@ -156,6 +171,7 @@ class ImageSpec:
     builder: str = "auto"
     protect: bool = False
     suspend: bool = False
+    lock: Locked | None = None
 
     @property
     def injects_modules(self) -> bool:

@@ -7,7 +7,7 @@ whose fingerprints still hold is believed, and only where they do not are bytes 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from reconciler.collection import Holding, Kind, References
 from reconciler.config.load import Config
+from reconciler.config.lock import kernel_difference
 from reconciler.errors import REPORT, BangerError, Code, HostError, ImageError
 from reconciler.ext4 import libext2fs
 from reconciler.files import allocated, host_error
@@ -74,6 +75,7 @@ class Surveyor:
             kernel = self._identify(spec)
             if spec.injects_modules and not (kernel and kernel.modules):
                 raise _nothing_to_inject(spec, kernel)
+            _check_lock(spec, kernel)
             stage = Stage.GUEST
             guest = assets(spec.platform) if spec.guest else None
         except BangerError as error:
@@ -91,8 +93,13 @@ class Surveyor:
             return None
         return self.kernels.identify(spec.kernel_ref, spec.platform)
 
-    def observed(self, wanted: tuple[Wanted, ...], contents: Contents) -> Observed:
-        """Look at the store, as far as the wanted images and the records make it interesting."""
+    def observed(
+        self, wanted: tuple[Wanted, ...], contents: Contents, remade: Container[str] = ()
+    ) -> Observed:
+        """Look at the store, as far as the wanted images and the records make it interesting.
+
+        remade: names that are built again even when they are whole.
+        """
         records, recovered = dict(contents.records), frozenset[str]()
         if contents.unusable or contents.damaged:
             found = {r.name: r for r in self.recovered_records() if r.name not in records}
@@ -101,7 +108,8 @@ class Surveyor:
         artifacts, seen = self._artifacts(records, pinned)
         links = self.store.names()
         wrong = (r for r in records.values() if links.get(r.name) != r.id)
-        building = [i for i in pinned if not (i.id in artifacts and artifacts[i.id].whole)]
+        whole = {image_id for image_id, artifact in artifacts.items() if artifact.whole}
+        building = [i for i in pinned if i.id not in whole or i.spec.name in remade]
         return Observed(
             records=records,
             artifacts=artifacts,
@@ -252,6 +260,13 @@ class Surveyor:
             yield Holding(Kind.BLOB, digest, path, _age(now, mtime / 1e9), size)
         for path, size, mtime in self.blobs.leftovers():
             yield Holding(Kind.PARTIAL, path.name, path, _age(now, mtime / 1e9), size)
+
+
+def _check_lock(spec: ImageSpec, kernel: KernelTriple | None) -> None:
+    """What the host has in place of a locked kernel is refused where the lock file is binding."""
+    if spec.lock and spec.lock.binding and (words := kernel_difference(spec.lock, kernel)):
+        advice = "Run `banger-reconcile lock CONFIG` if the new one is meant."
+        raise ImageError(words, code=Code.LOCK_STALE, resolution=advice)
 
 
 def builder_for(wanted: str) -> str:

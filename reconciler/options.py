@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ import click
 
 from reconciler.durations import parse_duration
 from reconciler.errors import ConfigError, HostError
+from reconciler.model import Stage
+from reconciler.usage import Option
 from reconciler.wishes import Wishes
 
 Verb = Callable[..., Any]
+Decorator = Callable[[Verb], Verb]
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -86,41 +90,199 @@ def cache_directory() -> Path:
     return _directory("BANGER_CACHE_DIR", "CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache")
 
 
+class Replacement(click.ParamType[tuple[str, Stage]]):
+    """`NAME[:STAGE]`: a name, and the stage from which on it is made again."""
+
+    name = "replacement"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Stage]:
+        """Take it apart, or say which stages there are."""
+        name, _, stage = value.partition(":")
+        try:
+            return name, Stage(stage or Stage.RESOLVE)
+        except ValueError:
+            self.fail(f"{stage!r} is no stage; stages are: {', '.join(Stage)}", param, ctx)
+
+
 _PATH = click.Path(path_type=Path)
 _DIRECTORY = click.Path(file_okay=False, path_type=Path)
 _CHOICE = click.Choice
+_BUILT, _PACE, _LEAVING = "What is built", "How long and how many", "Images that left the file"
+_OUTPUT, _WHERE = "Output", "Where"
+
+
+def option(*names: str, group: str = "", env: bool = False, **more: Any) -> Decorator:
+    """One option under a heading of the help; env: BANGER_NAME in the environment says it, too."""
+    return click.option(*names, cls=Option, group=group, env=env, **more)
+
+
+def known_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """For a shell that completes a NAME: those that stand for an artifact."""
+    links = (ctx.params.get("state_dir") or state_directory()) / "images" / "by-name"
+    with suppress(OSError):
+        return sorted(link.name for link in links.iterdir() if link.name.startswith(incomplete))
+    return []
+
+
 config_argument = click.argument("config", type=_PATH, metavar="CONFIG")
 optional_config = click.argument("config", type=_PATH, required=False, metavar="[CONFIG]")
-dry_run = click.option("-n", "--dry-run", is_flag=True, help="Say what would be, change nothing.")
-lock_timeout = click.option(
-    "--lock-timeout", type=Duration(), default="0s", help="Wait so long for another writer."
+dry_run = option("-n", "--dry-run", is_flag=True, help="Say what would be, change nothing.")
+offline = option(
+    "--offline", is_flag=True, env=True, group=_BUILT, help="Ask no registry: the cache has to do."
+)
+lock_timeout = option(
+    "--lock-timeout",
+    type=Duration(),
+    metavar="D",
+    default="0s",
+    env=True,
+    group=_PACE,
+    help="Wait so long for another writer.",
 )
 
+as_json = option("--json", is_flag=True, group=_OUTPUT, help="One JSON document on stdout.")
+
 _COMMON = (
-    click.option("--json", is_flag=True, help="One JSON document on stdout."),
-    click.option("--state-dir", type=_DIRECTORY, help="Records and artifacts live here."),
-    click.option("--cache-dir", type=_DIRECTORY, help="Downloaded blobs live here."),
-    click.option("--progress", type=_CHOICE(["auto", "plain", "json", "none"]), default="auto"),
-    click.option("--color", type=_CHOICE(["auto", "always", "never"]), default="auto"),
-    click.option("--log-level", type=_CHOICE(["debug", "info", "warning", "error"])),
-    click.option(
-        "--log-format", type=_CHOICE(["auto", "console", "json", "journal"]), default="auto"
+    as_json,
+    option("-q", "--quiet", is_flag=True, group=_OUTPUT, help="Only errors."),
+    option("-v", "--verbose", is_flag=True, group=_OUTPUT, help="Every stage, and why."),
+    option(
+        "--progress",
+        type=_CHOICE(["auto", "plain", "json", "none"]),
+        metavar="HOW",
+        default="auto",
+        env=True,
+        group=_OUTPUT,
+        help="On stderr: auto, plain, json or none.",
     ),
-    click.option("-q", "--quiet", is_flag=True, help="No progress, no table; errors only."),
-    click.option("-v", "--verbose", is_flag=True, help="Every stage, and why."),
-)
-_PASSING = (
-    click.option("--image", multiple=True, metavar="NAME", help="Only this image; repeatable."),
-    click.option("--jobs", type=click.IntRange(1, 64), help="Images at a time."),
-    click.option("--timeout", type=Duration(), help="For one image, such as 30m."),
-    lock_timeout,
-    click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails."),
-    click.option("--offline", is_flag=True, help="Ask no registry; the cache has to do."),
-    click.option(
-        "--prune/--no-prune", default=None, help="Remove images that left the configuration."
+    option(
+        "--color",
+        type=_CHOICE(["auto", "always", "never"]),
+        metavar="WHEN",
+        default="auto",
+        env=True,
+        group=_OUTPUT,
+        help="auto, always or never; auto minds NO_COLOR.",
     ),
-    click.option("--allow-empty", is_flag=True, help="Prune even when no image is wanted."),
+    option(
+        "--log-level",
+        type=_CHOICE(["debug", "info", "warning", "error"]),
+        metavar="LEVEL",
+        env=True,
+        group=_OUTPUT,
+        help="On stderr: debug, info, warning or error.",
+    ),
+    option(
+        "--log-format",
+        type=_CHOICE(["auto", "console", "json", "journal"]),
+        metavar="FORM",
+        default="auto",
+        env=True,
+        group=_OUTPUT,
+        help="auto, console, json or journal.",
+    ),
+    option(
+        "--state-dir",
+        type=_DIRECTORY,
+        metavar="DIR",
+        group=_WHERE,
+        help="Records and artifacts, else BANGER_STATE_DIR.",
+    ),
+    option(
+        "--cache-dir",
+        type=_DIRECTORY,
+        metavar="DIR",
+        group=_WHERE,
+        help="Downloaded layers, else BANGER_CACHE_DIR.",
+    ),
 )
+
+
+def _passing(*, looking: bool) -> tuple[Decorator, ...]:
+    """The options of a pass. looking: of one that only looks; its help leaves out what is idle."""
+    return (
+        option(
+            "--image",
+            multiple=True,
+            metavar="NAME",
+            group=_BUILT,
+            shell_complete=known_names,
+            help="Only this; repeatable.",
+        ),
+        option(
+            "--replace",
+            type=Replacement(),
+            multiple=True,
+            metavar="NAME[:STAGE]",
+            shell_complete=known_names,
+            group=_BUILT,
+            help="Make it again from there on; repeatable.",
+        ),
+        option(
+            "--locked",
+            is_flag=True,
+            env=True,
+            group=_BUILT,
+            help="Fail unless banger.lock fits the file.",
+        ),
+        option(
+            "--frozen",
+            is_flag=True,
+            env=True,
+            group=_BUILT,
+            help="--locked, and ask for no manifest.",
+        ),
+        offline,
+        option(
+            "--jobs",
+            type=click.IntRange(1, 64),
+            metavar="N",
+            env=True,
+            group=_PACE,
+            hidden=looking,
+            help="Images at a time, 1 to 64.",
+        ),
+        option(
+            "--timeout",
+            type=Duration(),
+            metavar="D",
+            env=True,
+            group=_PACE,
+            hidden=looking,
+            help="For one image, such as 30m.",
+        ),
+        option(
+            "--lock-timeout",
+            type=Duration(),
+            metavar="D",
+            default="0s",
+            env=True,
+            group=_PACE,
+            hidden=looking,
+            help="Wait so long for another writer.",
+        ),
+        option(
+            "--fail-fast",
+            is_flag=True,
+            group=_PACE,
+            hidden=looking,
+            help="Stop at the first image that fails.",
+        ),
+        option(
+            "--prune/--no-prune",
+            default=None,
+            group=_LEAVING,
+            help="Remove them, or keep them as orphans.",
+        ),
+        option(
+            "--allow-empty",
+            is_flag=True,
+            group=_LEAVING,
+            help="Remove them even when it lists no image.",
+        ),
+    )
 
 
 def common(verb: Verb) -> Verb:
@@ -139,16 +301,30 @@ _NAMES = ("json", "progress", "color", "log_level", "log_format", "quiet", "verb
 
 def passing(verb: Verb) -> Verb:
     """The options of a pass, gathered into the Wishes that the verb gets as `wishes`."""
+    return _wishing(verb, looking=False)
 
-    def gathered(*arguments: Any, image: tuple[str, ...], **given: Any) -> None:
+
+def looking(verb: Verb) -> Verb:
+    """The same of a pass that only looks."""
+    return _wishing(verb, looking=True)
+
+
+def _wishing(verb: Verb, *, looking: bool) -> Verb:
+
+    def gathered(*arguments: Any, image: tuple[str, ...], locked: bool, **given: Any) -> None:
         said: Mapping[str, Any] = {name: given.pop(name) for name in _WISHES}
-        verb(*arguments, wishes=Wishes(only=frozenset(image), **said), **given)
+        asked = dict(given.pop("replace"))
+        if beside := asked.keys() - set(image) if image else ():
+            raise click.UsageError(f"--image leaves out what --replace names: {min(beside)}")
+        locked = locked or said["frozen"]
+        wishes = Wishes(only=frozenset(image), replace=asked, locked=locked, **said)
+        verb(*arguments, wishes=wishes, **given)
 
-    return _with(gathered, verb, _PASSING)
+    return _with(gathered, verb, _passing(looking=looking))
 
 
 _WISHES = (
-    *("jobs", "timeout", "lock_timeout", "fail_fast", "offline"),
+    *("jobs", "timeout", "lock_timeout", "fail_fast", "offline", "frozen"),
     *("prune", "allow_empty"),
 )
 

@@ -179,6 +179,9 @@ def _tree(
     room.store.prepare_scratch()
     if Stage.FLATTEN not in runs:
         progress.emit("stage.progress", image=image.spec.name, stage="flatten", note="again")
+    if progress.plan.verifies_blobs:
+        for layer in image.pinned.layers:
+            room.blobs.verify(layer.blob, room.checkpoint)
     # another program may share the cache, and have collected what this one found there
     pulling = Stage.PULL in runs or not all(
         room.blobs.has(layer.blob) for layer in image.pinned.layers

@@ -93,6 +93,7 @@ class ImagePlan:
 
     clone_from: id of the artifact whose rootfs.ext4 is cloned instead of being built.
     taken_over: the record of an old name that this name takes over.
+    verifies_blobs: cached layers are read back, and those that are damaged fetched again.
     """
 
     name: str
@@ -106,8 +107,9 @@ class ImagePlan:
     clone_from: str | None = None
     taken_over: Record | None = None
     detail: str = ""
+    verifies_blobs: bool = False
     refused: BangerError | None = None
-    """Why an orphan that was to be removed is not."""
+    """Why something that was asked for is not done: a removal, or a replacement."""
 
     @property
     def id(self) -> str | None:
@@ -284,24 +286,25 @@ def _steps(
     pinned = Step(Stage.RESOLVE, run=False, reason=f"pinned to {image.pinned.digest[:19]}")
     if present and present.whole:
         done = f"artifact {image.id[:12]} is whole"
-        return (pinned, *_skip(_BUILDING, done), _record_step(image, observed, action)), None
+        return (pinned, *skip(_BUILDING, done), _record_step(image, observed, action)), None
     rootfs_key = image.keys.rootfs
     clone_from = next(
         (a.id for a in available.values() if a.rootfs_key == rootfs_key and a.rootfs_whole),
         None,
     )
-    rootfs = _rootfs_steps(image, observed, clone_from)
-    kernel = _kernel_step(image, observed)
+    rootfs = rootfs_steps(image, observed, clone_from)
+    kernel = kernel_step(image, observed)
     publish = Step(Stage.PUBLISH, run=True, reason=f"artifact {image.id[:12]} is to be published")
     record = Step(Stage.RECORD, run=True, reason=f"{image.spec.name} is to stand for it")
     return (pinned, *rootfs, kernel, publish, record), clone_from
 
 
-_ROOTFS = (Stage.PULL, Stage.FLATTEN, Stage.EXT4, Stage.OWNERSHIP, Stage.GUEST)
-_BUILDING = (*_ROOTFS, Stage.KERNEL, Stage.PUBLISH)
+ROOTFS_STAGES = (Stage.PULL, Stage.FLATTEN, Stage.EXT4, Stage.OWNERSHIP, Stage.GUEST)
+_BUILDING = (*ROOTFS_STAGES, Stage.KERNEL, Stage.PUBLISH)
 
 
-def _skip(stages: Iterable[Stage], reason: str) -> tuple[Step, ...]:
+def skip(stages: Iterable[Stage], reason: str) -> tuple[Step, ...]:
+    """These stages, not run."""
     return tuple(Step(stage, run=False, reason=reason) for stage in stages)
 
 
@@ -317,14 +320,14 @@ def _record_step(image: DesiredImage, observed: Observed, action: Action) -> Ste
     return Step(Stage.RECORD, run=False, reason="the record stands for it")
 
 
-def _rootfs_steps(
+def rootfs_steps(
     image: DesiredImage, observed: Observed, clone_from: str | None
 ) -> tuple[Step, ...]:
     """Backwards from the finished rootfs: a stage runs only when its output is needed and gone."""
     if Stage.GUEST in observed.staging.get(image.id, frozenset()):
-        return _skip(_ROOTFS, "the rootfs is whole in an interrupted build")
+        return skip(ROOTFS_STAGES, "the rootfs is whole in an interrupted build")
     if clone_from:
-        return _skip(_ROOTFS, f"the rootfs is cloned from artifact {clone_from[:12]}")
+        return skip(ROOTFS_STAGES, f"the rootfs is cloned from artifact {clone_from[:12]}")
     guest = "the assets go in" if image.spec.guest else "guest = false: nothing is injected"
     if image.spec.injects_modules:
         guest += ", and the kernel's modules"
@@ -336,7 +339,7 @@ def _rootfs_steps(
         Step(Stage.GUEST, run=image.spec.guest, reason=guest),
     )
     if image.keys.flatten in observed.trees:
-        return (*_skip(_ROOTFS[:2], "the staging tree is whole in scratch"), *tail)
+        return (*skip(ROOTFS_STAGES[:2], "the staging tree is whole in scratch"), *tail)
     flatten = Step(Stage.FLATTEN, run=True, reason="ext4 needs the tree, and none is in scratch")
     return (_pull_step(image, observed), flatten, *tail)
 
@@ -350,7 +353,8 @@ def _pull_step(image: DesiredImage, observed: Observed) -> Step:
     return Step(Stage.PULL, run=True, reason=reason)
 
 
-def _kernel_step(image: DesiredImage, observed: Observed) -> Step:
+def kernel_step(image: DesiredImage, observed: Observed) -> Step:
+    """Whether the kernel has to be brought beside the rootfs."""
     if image.kernel is None:
         return Step(Stage.KERNEL, run=False, reason="no kernel-ref")
     if Stage.KERNEL in observed.staging.get(image.id, frozenset()):

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from reconciler.apply import Collected, Outcome, apply, collect, restore_records
 from reconciler.collection import Ages, plan_collection, references
 from reconciler.config.load import Config
+from reconciler.config.lock import kernel_difference
 from reconciler.errors import HostError
 from reconciler.kernel.origins import Origins
 from reconciler.kernel.store import KernelStore
@@ -31,10 +32,11 @@ from reconciler.observe import Surveyor
 from reconciler.oci.blobs import BlobCache, BorrowedBlobs
 from reconciler.oci.limits import DEFAULTS
 from reconciler.oci.source import TIMEOUT, Sources
-from reconciler.plan import Held, ImagePlan, Plan, make_plan
+from reconciler.plan import Held, ImagePlan, Observed, Plan, Wanted, make_plan
 from reconciler.processes import Checkpoint
 from reconciler.prune import prune
 from reconciler.records import Contents, Records
+from reconciler.replacing import replacing
 from reconciler.room import Interrupted
 from reconciler.services import Services
 from reconciler.stages.record import timestamp
@@ -104,8 +106,8 @@ def reconcile(config: Config, host: Host) -> Pass:
             notes = Notes(services.store.state)
             wanted = surveyor.wanted(config, _held(config, wishes, notes))
             services.sources.remember()
-            observed = surveyor.observed(wanted, before)
-            made = make_plan(wanted, observed)
+            observed = surveyor.observed(wanted, before, wishes.replace)
+            made = _make_plan(wanted, observed, wishes, services.store)
             plan = _plan(config, wishes, made, services.store, notes, keep=True)
             host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
             restore_records(services, before, observed)
@@ -129,7 +131,7 @@ def reconcile(config: Config, host: Host) -> Pass:
         before=before,
         after=after,
         collected=collected,
-        warnings=_warnings(plan, before, collected),
+        warnings=_warnings(config, plan, before, collected),
         generation=host.generation,
     )
 
@@ -156,7 +158,8 @@ def preview(config: Config, host: Host) -> Pass:
         before = services.records.read()
         notes = Notes(services.store.state)
         wanted = surveyor.wanted(config, _held(config, wishes, notes))
-        made = make_plan(wanted, surveyor.observed(wanted, before))
+        observed = surveyor.observed(wanted, before, wishes.replace)
+        made = _make_plan(wanted, observed, wishes, services.store)
         plan = _plan(config, wishes, made, services.store, notes, keep=False)
         collected = Collected()
         if not wishes.only:
@@ -174,8 +177,17 @@ def preview(config: Config, host: Host) -> Pass:
         before=before,
         after=before,
         collected=collected,
-        warnings=_warnings(plan, before, collected),
+        warnings=_warnings(config, plan, before, collected),
     )
+
+
+def pin_all(config: Config, host: Host) -> tuple[Wanted, ...]:
+    """What every image stands for now, or why that cannot be told: for the `lock` verb.
+
+    Manifests land in the cache. State is left alone, and nobody's lock is waited for.
+    """
+    with _services(config.registries, config, host) as services:
+        return _surveyor(services).wanted(config, {})
 
 
 def collect_now(host: Host, ages: Ages, *, dry_run: bool) -> Collected:
@@ -186,7 +198,7 @@ def collect_now(host: Host, ages: Ages, *, dry_run: bool) -> Collected:
             contents = services.records.read()
             return _collect(surveyor, services, None, contents, ages, dry_run=True)
         services.store.prepare()
-        with services.store.writer():
+        with _alone(services, host.wishes.lock_timeout):
             contents = services.records.read()
             return _collect(surveyor, services, None, contents, ages, dry_run=False)
 
@@ -221,6 +233,15 @@ def _held(config: Config, wishes: Wishes, notes: Notes) -> dict[str, Held]:
         elif spec.name in wishes.held:
             found[spec.name] = Held(spec, Reason.BACKING_OFF)
     return found
+
+
+def _make_plan(
+    wanted: tuple[Wanted, ...], observed: Observed, wishes: Wishes, store: Store
+) -> Plan:
+    plan = make_plan(wanted, observed)
+    ids = {image.id for image in plan.images if image.name in wishes.replace}
+    in_use = frozenset(image_id for image_id in ids if image_id and store.in_use(image_id))
+    return replacing(plan, wishes.replace, observed, in_use)
 
 
 def _plan(
@@ -272,6 +293,7 @@ def _services(
         blobs,
         host.emit,
         offline=host.wishes.offline,
+        frozen=host.wishes.frozen,
         read_only=aside is not None,
         ask=partial(ask_helper, checkpoint=_checkpoint(host.cancelled)),
         limits=limits,
@@ -351,7 +373,12 @@ def _collect(
     return Collected(found.remove, found.kept, freed)
 
 
-def _warnings(plan: Plan, before: Contents, collected: Collected) -> tuple[str, ...]:
+def _warnings(
+    config: Config, plan: Plan, before: Contents, collected: Collected
+) -> tuple[str, ...]:
+    wanted = [i.desired for i in plan.images if i.desired]
+    kernels = [(d.spec.name, kernel_difference(d.spec.lock, d.kernel)) for d in wanted]
+    unlocked = [f"{name}: {words}" for name, words in kernels if words]
     details = [f"{i.name}: {i.detail}" for i in plan.images if i.detail and i.desired]
     kept = [f"{r.holding.path}: kept, {r.reason}" for r in collected.kept]
-    return (*before.damaged, *details, *kept, *collected.errors)
+    return (*config.warnings, *unlocked, *before.damaged, *details, *kept, *collected.errors)

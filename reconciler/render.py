@@ -150,6 +150,18 @@ def show_verified(document: Document, console: Console) -> None:
     console.print(Text(document["msg"]))
 
 
+def show_lock(document: Document, console: Console) -> None:
+    """One line for each image whose entry changes, then what failed, then the sum."""
+    for image in document["images"]:
+        if image["action"] != "keep":
+            moved = image["before"] and image["digest"] and image["before"] != image["digest"]
+            was = f"{image['before'][:19]} -> " if moved else ""
+            now = f" {was}{image['digest'][:19]}" if image["digest"] else ""
+            console.print(Text(f"{image['action']} {image['name']}{now}"))
+    _show_errors(document["errors"], console)
+    console.print(Text(f"{document['path']}: {document['msg']}"))
+
+
 def show_explanation(document: Document, console: Console) -> None:
     """The inputs that changed, then the stages with their reasons."""
     console.print(Text(document["msg"]))

@@ -187,13 +187,14 @@ def _condition(
 
 def _error(plan: ImagePlan, outcome: Outcome | None, error: BangerError) -> Document:
     stage = outcome.failed_stage if outcome else plan.unresolved and plan.unresolved.stage
-    return {"image": plan.name, "stage": stage.value if stage else None, **error_document(error)}
+    return {**error_document(error), "image": plan.name, "stage": stage.value if stage else None}
 
 
 def error_document(error: BangerError) -> Document:
     """A failure as the contract's `error` object."""
     return {
         "code": error.code.value,
+        "stage": None,
         "message": error.brief,
         "retryable": error.retryable,
         "hint": error.resolution,

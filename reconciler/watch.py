@@ -23,6 +23,7 @@ from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from reconciler.config.file import read_bytes
 from reconciler.config.load import Config, parse
+from reconciler.config.lock import lock_path, read_lock, under_lock
 from reconciler.errors import ConfigError
 from reconciler.model import Emit, printable
 
@@ -50,12 +51,15 @@ class Sight:
     problem: ConfigError | None = None
     stamp: tuple[int, int, int] = (0, 0, 0)
     """Inode, size in bytes, mtime in nanoseconds."""
+    lock: bytes | None = None
+    """The lock file beside it; None without one."""
 
     @property
     def digest(self) -> str:
         """What tells one sight from another: the bytes, or the problem."""
         told = self.data if self.data is not None else f"\0{self.problem}".encode()
-        return hashlib.sha256(told).hexdigest()
+        beside = b"" if self.lock is None else b"\0" + self.lock
+        return hashlib.sha256(told + beside).hexdigest()
 
 
 def glance(path: Path) -> Sight:
@@ -63,11 +67,12 @@ def glance(path: Path) -> Sight:
     try:
         data = read_bytes(path)
         info = path.stat()
+        lock = read_lock(path)
     except ConfigError as error:
         return Sight(None, error)
     except OSError:
         return Sight(None, ConfigError(f"{path} changed while it was read"))
-    return Sight(data, stamp=(info.st_ino, info.st_size, info.st_mtime_ns))
+    return Sight(data, stamp=(info.st_ino, info.st_size, info.st_mtime_ns), lock=lock)
 
 
 def settled(path: Path) -> Sight:
@@ -84,17 +89,20 @@ def settled(path: Path) -> Sight:
         before = sight
 
 
-def accept(sight: Sight, path: Path, interval: float | None = None) -> Config:
+def accept(
+    sight: Sight, path: Path, interval: float | None = None, *, locked: bool = False
+) -> Config:
     """The configuration that a sight holds. Raises ConfigError when it is none to work by.
 
     An empty file is none: it is what a file looks like while somebody writes it. interval: seconds,
-    in place of the configuration's.
+    in place of the configuration's. locked: the lock file has to fit.
     """
     if sight.data is None:
         raise sight.problem or ConfigError(f"{path} cannot be read")
     if not sight.data.strip():
         raise ConfigError(f"{path} is empty", resolution="Remove images by removing their entries.")
     config = parse(sight.data, path.absolute().parent, path)
+    config = under_lock(config, sight.lock, demanded=locked)
     if interval is None:
         return config
     return replace(config, reconcile=replace(config.reconcile, interval=interval))
@@ -138,6 +146,11 @@ def places(path: Path) -> Places:
                 continue
             found[place] = (info.st_dev, info.st_ino)
     return found
+
+
+def _both(path: Path) -> Places:
+    """What to watch for a configuration and its lock file."""
+    return places(path) | places(lock_path(path))
 
 
 def blind_spot(watched: Places, mounts: str) -> str:
@@ -224,7 +237,7 @@ class Watch:
     def _watch(self) -> None:
         """Arm, and follow until the places are others."""
         self._look()  # also when what follows cannot be done
-        watched = places(self._path)
+        watched = _both(self._path)
         reason = blind_spot(watched, _mounts())
         try:
             notify = RustNotify([str(p) for p in watched], False, False, 0, False, True)
@@ -245,7 +258,7 @@ class Watch:
             self._armed = True
             self._tell(True)
         wait = POLL_SECONDS if reason else CAREFUL_SECONDS
-        while not self._stopped.is_set() and places(self._path) == watched:
+        while not self._stopped.is_set() and _both(self._path) == watched:
             told = _changes(notify, wait, self._wake) if notify else _nothing(self._wake, wait)
             self._wake.clear()
             if told or glance(self._path).digest != self._told:

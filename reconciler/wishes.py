@@ -6,11 +6,11 @@ configuration says.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from reconciler.errors import BangerError
-from reconciler.model import ImageSpec
+from reconciler.model import ImageSpec, Stage
 
 
 def never(_image: ImageSpec) -> str:
@@ -44,8 +44,10 @@ def by_hand(_name: str, _error: BangerError) -> Again | None:
 class Wishes:
     """Durations are seconds; None takes the configuration's word.
 
+    replace: name -> the stage from which on it is made again although nothing is missing.
     only: the names to look at, empty for all; nothing else is touched, nothing is pruned.
     held: names in backoff, left alone by this pass.
+    locked: banger.lock has to fit; frozen: and what it names is cached, so nobody is asked for it.
     give_up: asked again and again during a build; why it is to stop, or nothing.
     may_delete: asked right before anything is removed; False when the file holds something else
     than the pass works by, or nothing that parses.
@@ -53,12 +55,15 @@ class Wishes:
     """
 
     only: frozenset[str] = frozenset()
+    replace: Mapping[str, Stage] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
     jobs: int | None = None
     timeout: float | None = None
     lock_timeout: float = 0.0
     fail_fast: bool = False
     offline: bool = False
+    locked: bool = False
+    frozen: bool = False
     prune: bool | None = None
     allow_empty: bool = False
     give_up: Callable[[ImageSpec], str] = never

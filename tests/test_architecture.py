@@ -16,6 +16,7 @@ __main__
 cli
 verbs.*
 options
+usage
 daemon
 beside
 watch notify agenda serve page
@@ -25,6 +26,7 @@ render
 answers
 report progress
 reconcile status manual launch
+locking
 apply
 observe
 pipeline
@@ -32,7 +34,7 @@ direct.*
 stages.*
 room services
 notes
-prune collection
+prune collection replacing
 plan
 events
 records store
@@ -62,13 +64,13 @@ OWNERS = {
     "isal": {"oci.compression", "digests"},
     "backports": {"oci.compression"},
     "rich": {"render", "progress", "verbs.session"},
-    "click": {"cli", "options"},
+    "click": {"cli", "options", "usage"},
     "prometheus_client": {"metrics"},
     "structlog": {"events"},
 }
 
 PURE = ["plan", "collection", "model", "errors", "sizes", "oci.reference", "oci.merge", "report"]
-PURE += ["agenda", "wishes", "prune", "answers", "page", "page_style"]
+PURE += ["agenda", "wishes", "prune", "answers", "page", "page_style", "locking", "replacing"]
 IMPURE = {"os", "io", "time", "random", "logging", "shutil", "tempfile", "subprocess", "socket"}
 
 

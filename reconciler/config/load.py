@@ -77,10 +77,13 @@ class GuestSettings:
 class Config:
     """A configuration that holds: names are unique, references parse, paths are absolute.
 
-    path: as given to `load`, or the label of `parse`. sha256: 64 hex digits over the file's bytes.
+    path: as given to `load`, or the label of `parse`; base: the directory of its relative paths.
+    sha256: 64 hex digits over the file's bytes. lock: the bytes of the lock file that the images
+    were pinned by, None without one; warnings: where that file does not fit.
     """
 
     path: Path
+    base: Path
     sha256: str
     images: tuple[ImageSpec, ...]
     kernels: tuple[KernelEntry, ...]
@@ -90,6 +93,8 @@ class Config:
     gc: GcSettings
     guest: GuestSettings
     limits: Limits = DEFAULTS
+    lock: bytes | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def load(path: Path) -> Config:
@@ -108,7 +113,7 @@ def parse(data: bytes, base: Path, label: Path = Path("-")) -> Config:
     """
     name = printable(str(label), 400) if label != Path("-") else "standard input"
     text = decode(data, name)
-    document = _toml(text, name)
+    document = toml_document(text, name)
     _check_version(document, name)
     problems = list(_clashes(document))
     try:
@@ -122,7 +127,8 @@ def parse(data: bytes, base: Path, label: Path = Path("-")) -> Config:
     return _config(tables, base, label, hashlib.sha256(data).hexdigest())
 
 
-def _toml(text: str, name: str) -> dict[str, Any]:
+def toml_document(text: str, name: str) -> dict[str, Any]:
+    """A parsed TOML text. Raises ConfigError with the line and column that are wrong."""
     try:
         return tomli.loads(text)
     except tomli.TOMLDecodeError as error:
@@ -220,7 +226,7 @@ def _base_problems(tables: schema.Document, base: Path) -> Iterator[Problem]:
         return
     words = f"the file's directory {toml_value(str(base))} holds a colon or an @"
     for place, ref in _references(tables):
-        if _is_relative(ref):
+        if is_relative(ref):
             yield Problem(place, f"{words}: write an absolute path without them")
 
 
@@ -242,6 +248,7 @@ def _config(tables: schema.Document, base: Path, label: Path, sha256: str) -> Co
     retry = reconcile.retry
     return Config(
         path=label,
+        base=base,
         sha256=sha256,
         images=tuple(_image(entry, tables.defaults, base) for entry in tables.image),
         kernels=tuple(_kernel(entry, tables.defaults, base) for entry in tables.kernel),
@@ -280,13 +287,14 @@ def _image(entry: schema.Image, defaults: schema.Defaults, base: Path) -> ImageS
 
 def _reference(ref: str, base: Path) -> str:
     """A reference whose path, if it has one, is absolute."""
-    if not _is_relative(ref):
+    if not is_relative(ref):
         return ref
     scheme, _, rest = ref.partition(":")
     return f"{scheme}:{base / rest}"
 
 
-def _is_relative(ref: str) -> bool:
+def is_relative(ref: str) -> bool:
+    """Whether a reference names a path relative to the file that it stands in."""
     scheme, _, rest = ref.partition(":")
     return scheme in LOCAL_SCHEMES and not rest.startswith("/")
 

@@ -172,6 +172,18 @@ class BlobCache:
                     part.rename(final)
                     sync_directory(final.parent)
 
+    def verify(self, descriptor: Descriptor, checkpoint: Callable[[], None]) -> None:
+        """Read a blob back, if it is there; a damaged one is quarantined. checkpoint may raise."""
+        digest, path = _hasher(descriptor.digest), self.path(descriptor.digest)
+        if not self.has(descriptor):
+            return
+        with host_errors(_WORK), os.fdopen(os.open(path, _READ_FLAGS), "rb") as handle:
+            while chunk := handle.read(CHUNK):
+                checkpoint()
+                digest.update(chunk)
+        if digest.hexdigest() != descriptor.digest.partition(":")[2]:
+            self.quarantine(descriptor.digest)
+
     def quarantine(self, digest: str) -> None:
         """Move whatever stands at a blob's path out of the way; the collector removes it."""
         aside = self.root / "quarantine" / f"{digest.replace(':', '-')}.{time.time_ns()}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -45,9 +46,10 @@ TIMEOUT = 1800.0
 class Sources:
     """All sources of a configuration; safe to share between threads, closes connections on exit.
 
-    offline: no request leaves. read_only: what tags stand for is not remembered. ask: runs
-    credential helpers, see `oci.auth.Ask`. limits: what documents and archives may ask for.
-    timeout: seconds for one blob, as `timeout` of [reconcile] is for one image.
+    offline: no request leaves. frozen: nobody is asked for manifests, only for layers. read_only:
+    what tags stand for is not remembered. ask: runs credential helpers, see `oci.auth.Ask`.
+    limits: what documents and archives may ask for. timeout: seconds for one blob, as `timeout`
+    of [reconcile] is for one image.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Sources:
         emit: Emit,
         *,
         offline: bool = False,
+        frozen: bool = False,
         read_only: bool = False,
         ask: Ask | None = None,
         limits: Limits = DEFAULTS,
@@ -64,6 +67,7 @@ class Sources:
     ) -> None:
         self._blobs = blobs
         self._offline = offline
+        self._frozen = frozen
         self._read_only = read_only
         self._limits = limits
         self._local = LocalImages(limits)
@@ -108,7 +112,7 @@ class Sources:
         if pinned is None:
             pinned = self._pin(ref, spec, top)
             self._memory.keep(top, pinned)
-        if not (ref.path or ref.digest):
+        if not (ref.path or ref.digest or spec.lock):
             self._memory.keep_tag(str(ref), top)
         return pinned
 
@@ -160,14 +164,16 @@ class Sources:
             return self._remote
 
     def _top(self, ref: Reference, spec: ImageSpec) -> Descriptor:
-        """The index or manifest that the reference stands for now."""
+        """The index or manifest that the reference stands for now, or that a lock file names."""
+        if spec.lock:
+            return self._locked(replace(ref, digest=spec.lock.digest), spec)
         if ref.path:
             entries = self._local.open(ref).entries(ref)
             return choose(entries, spec.platform, printable(ref.text)).descriptor
         known = self._known(ref)
         if known and (ref.digest or self._offline or spec.pull == "never"):
             return known
-        self._demand_online(spec, f"the manifest of {printable(ref.text)}")
+        self._demand_documents(spec, f"the manifest of {printable(ref.text)}")
         return self._connected().ask(
             ref, partial(self._ask, ref, None if spec.pull == "always" else known)
         )
@@ -177,6 +183,32 @@ class Sources:
         config = self._document(ref, spec, body.config)
         parsed = parse_config(config, f"{printable(ref.text)}: its config")
         return pin(manifest, body, parsed, spec.platform)
+
+    def _locked(self, ref: Reference, spec: ImageSpec) -> Descriptor:
+        """The manifest of a digest; of a local source, also when no tag leads there any more."""
+        known = self._known(ref)
+        if known:
+            return known
+        self._demand_documents(spec, f"{ref.digest} of {printable(ref.text)}")
+        try:
+            if not ref.path:
+                return self._connected().ask(ref, partial(self._ask, ref, None))
+            return self._read_locked(ref)
+        except BangerError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            raise _gone(spec, error) from error
+
+    def _read_locked(self, ref: Reference) -> Descriptor:
+        digest, raw = str(ref.digest), b""
+        for chunk in self._local.open(ref).chunks(Descriptor("", digest, 0)):
+            raw += chunk
+            if len(raw) > self._limits.document_bytes:
+                limit = self._limits.document_bytes
+                raise exceeded("document_bytes", limit, f"{printable(ref.text)}: {digest}")
+        found = Descriptor("", digest, len(raw))
+        self._blobs.ingest(found, iter([raw]))
+        return found
 
     def _known(self, ref: Reference) -> Descriptor | None:
         found = self._blobs.known(ref.digest) if ref.digest else self._memory.tag(str(ref))
@@ -216,7 +248,7 @@ class Sources:
         if ref.path:
             self._blobs.ingest(descriptor, self._local.open(ref).chunks(descriptor))
         else:
-            self._demand_online(spec, f"{descriptor.digest} of {printable(ref.text)}")
+            self._demand_documents(spec, f"{descriptor.digest} of {printable(ref.text)}")
             self._connected().ask(ref, partial(self._get_document, descriptor))
         return self._blobs.read(descriptor, limit)
 
@@ -250,6 +282,11 @@ class Sources:
             self._demand_online(spec, f"{descriptor.digest} of {printable(ref.text)}")
             self._connected().ask(ref, lambda at: at.blob(claim, progress), origin_only=origin_only)
 
+    def _demand_documents(self, spec: ImageSpec, what: str) -> None:
+        if self._frozen:
+            raise _forbidden(what, "--frozen")
+        self._demand_online(spec, what)
+
     def _demand_online(self, spec: ImageSpec, what: str) -> None:
         if self._offline:
             raise _forbidden(what, "--offline")
@@ -266,6 +303,14 @@ def _copy(local: LocalSource, claim: Claim, progress: Progress) -> None:
 
 def _sent_wrong(host: str, error: BangerError) -> RemoteError:
     return RemoteError(f"{host} sent wrong bytes: {error.brief}", code=Code.DIGEST_MISMATCH)
+
+
+def _gone(spec: ImageSpec, error: BangerError) -> ImageError:
+    return ImageError(
+        f"the digest that {spec.name} is locked to is gone: {error.brief}",
+        code=Code.NOT_FOUND,
+        resolution=f"Run `banger-reconcile lock CONFIG --upgrade {spec.name}`.",
+    )
 
 
 def _forbidden(what: str, by: str) -> RemoteError:

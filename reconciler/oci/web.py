@@ -279,8 +279,9 @@ def _unreachable(url: httpx.URL, error: httpx.HTTPError) -> RemoteError:
         httpx.ReadTimeout: "no answer in time",
     }
     cause = causes.get(type(error)) or printable(str(error)) or type(error).__name__
-    certificate = "CERTIFICATE" in cause
-    hint = f"For a CA of your own, set `ca-file` in a [[registry]] entry for {_host(url)}."
-    return RemoteError(
-        f"{_host(url)} cannot be reached: {cause}", resolution=hint if certificate else ""
-    )
+    hint, entry = "", f"in a [[registry]] entry for {_host(url)}"
+    if "CERTIFICATE" in cause:
+        hint = f"For a CA of your own, set `ca-file` {entry}."
+    elif "WRONG_VERSION_NUMBER" in cause:  # what OpenSSL says of an answer in plain text
+        hint = f"If it speaks http only, set `plain-http = true` {entry}."
+    return RemoteError(f"{_host(url)} cannot be reached: {cause}", resolution=hint)

@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.answers import done_document, explain_document, verify_document
-from reconciler.config.load import load
-from reconciler.errors import Code, ImageError
+from reconciler.config.lock import load_with_lock
 from reconciler.manual import Done, Hand
-from reconciler.model import printable
 from reconciler.options import Options
 from reconciler.reconcile import preview
 from reconciler.render import show_done, show_explanation, show_verified
-from reconciler.verbs.session import EXIT_FAILED, EXIT_OK, events, host_of, show
+from reconciler.verbs.session import EXIT_FAILED, EXIT_OK, demand_names, events, host_of, show
 from reconciler.wishes import Wishes
 
 
@@ -38,14 +36,8 @@ def verify(options: Options, name: str | None) -> int:
 
 def explain(options: Options, name: str, path: Path, wishes: Wishes) -> int:
     """What a pass would do to one image, and which input is another than it was built from."""
-    config = load(path)
-    if name not in {image.name for image in config.images}:
-        names = ", ".join(image.name for image in config.images) or "none"
-        raise ImageError(
-            f"{path} lists no image called {printable(name)}",
-            code=Code.NOT_FOUND,
-            resolution=f"It lists: {names}.",
-        )
+    config = load_with_lock(path, demanded=wishes.locked)
+    demand_names(config, (name,))
     with events(options) as emit:
         asked = replace(wishes, only=frozenset((name,)))
         result = preview(config, host_of(options, emit, threading.Event(), asked))

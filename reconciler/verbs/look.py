@@ -19,7 +19,6 @@ from reconciler.status import read_status
 from reconciler.verbs.session import (
     EXIT_FAILED,
     EXIT_OK,
-    console,
     events,
     host_of,
     print_json,
@@ -35,18 +34,15 @@ def status(options: Options) -> int:
     return EXIT_OK
 
 
-def collect(options: Options, config: Path | None, *, dry_run: bool) -> int:
-    """Collect now; with a configuration its ages count."""
+def collect(options: Options, config: Path | None, lock_timeout: float, *, dry_run: bool) -> int:
+    """Collect now; with a configuration its ages count. lock_timeout: seconds."""
     ages = (load(config) if config else parse(b"", Path("/"))).gc
     limits = Ages(staging=ages.staging_min_age, blob=ages.blob_min_age)
     with events(options) as emit:
-        host = host_of(options, emit, threading.Event(), Wishes())
+        host = host_of(options, emit, threading.Event(), Wishes(lock_timeout=lock_timeout))
         collected = collect_now(host, limits, dry_run=dry_run)
     document = gc_document(collected, dry_run=dry_run)
-    if options.json:
-        print_json(document)
-    else:
-        show_gc(document, console(options))
+    show(options, document, show_gc)
     return EXIT_FAILED if collected.errors else EXIT_OK
 
 

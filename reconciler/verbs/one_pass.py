@@ -6,7 +6,7 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING
 
-from reconciler.config.load import load
+from reconciler.config.lock import load_with_lock
 from reconciler.options import Options
 from reconciler.reconcile import Pass, preview, reconcile
 from reconciler.render import show_pass
@@ -16,6 +16,7 @@ from reconciler.verbs.session import (
     EXIT_OK,
     Stop,
     console,
+    demand_names,
     events,
     handling,
     host_of,
@@ -43,7 +44,8 @@ def run(
     stop, metrics = Stop(), _metrics() if metrics_file else None
     sinks = [metrics] if metrics else []
     with handling(stop, SIGINT, SIGTERM), events(options, *sinks) as emit:
-        config = load(path)
+        config = load_with_lock(path, demanded=wishes.locked)
+        demand_names(config, sorted(wishes.only | wishes.replace.keys()))
         emit("config.loaded", path=str(path), images=len(config.images), sha256=config.sha256)
         once = preview if dry_run else reconcile
         result = once(config, host_of(options, emit, stop.event, wishes))

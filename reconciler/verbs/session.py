@@ -6,19 +6,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
-from reconciler.errors import BangerError, Busy, Code, ConfigError
+from reconciler.errors import BangerError, Busy, Code, ConfigError, ImageError, StaleLock
+from reconciler.model import printable
 from reconciler.options import Options
 from reconciler.wishes import Wishes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from reconciler.config.load import Config
     from reconciler.events import Events, Sink
     from reconciler.reconcile import Host
 
@@ -72,6 +74,23 @@ def host_of(options: Options, emit: Events, stop: threading.Event, wishes: Wishe
     return Host(options.state_dir, options.cache_dir, emit, stop, wishes)
 
 
+def demand_names(config: Config, names: Iterable[str]) -> None:
+    """Raises ImageError for a name that the configuration does not list."""
+    import difflib
+
+    listed = [spec.name for spec in config.images]
+    for name in names:
+        if name in listed:
+            continue
+        near = difflib.get_close_matches(name, listed, n=1)
+        advice = f"It lists: {', '.join(listed) or 'none'}."
+        raise ImageError(
+            f"{printable(str(config.path))} lists no image called {printable(name)}",
+            code=Code.NOT_FOUND,
+            resolution=f'Did you mean "{near[0]}"? {advice}' if near else advice,
+        )
+
+
 def console(options: Options, *, stderr: bool = False) -> Console:
     """A console that knows whether anybody sees colours, and where lines end."""
     from rich.console import Console
@@ -108,17 +127,14 @@ def print_json(document: dict[str, Any]) -> None:
 def exit_code(error: BangerError) -> int:
     """The exit code of a run that could not start or go on."""
     if isinstance(error, ConfigError):
-        return EXIT_CONFIG
+        return EXIT_FAILED if isinstance(error, StaleLock) else EXIT_CONFIG
     return EXIT_BUSY if isinstance(error, Busy) else EXIT_FAILED
 
 
-def show_usage_error(message: str) -> None:
-    """The document of a command line that is none; its words are on stderr already."""
-    from reconciler.answers import config_error_document
-
-    advice = "Run banger-reconcile --help."
-    error = BangerError(message, code=Code.USAGE, resolution=advice)
-    print_json(config_error_document(error, ()))
+def show_usage_error(message: str, help_command: str, *, as_json: bool) -> None:
+    """Say what is wrong with a command line, and which help tells more."""
+    error = BangerError(message, code=Code.USAGE, resolution=f"Run {help_command}.")
+    show_error(error, as_json=as_json)
 
 
 def show_error(error: BangerError, *, as_json: bool) -> None:

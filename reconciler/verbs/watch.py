@@ -41,7 +41,7 @@ def run(
     """Watch until told to stop. Raises ConfigError when there is nothing good to start with."""
     notifier = Notifier.from_environment(os.environ)
     sight = settled(path)
-    config = accept(sight, path, interval)
+    config = accept(sight, path, interval, locked=wishes.locked)
     address = parse_address(seeing.listen) if seeing.listen else None
     board, metrics = Board(), Metrics()
     with ExitStack() as stack:

@@ -1,0 +1,228 @@
+"""`banger.lock`: which digest every image of a `banger.toml` stands for, so that no tag moves it.
+
+The file lies beside the configuration and is committed with it. `lock` alone writes it; passes and
+the daemon read it. Where it speaks of an image, that image is pinned to the digest it names; with
+`--locked` it has to speak of every image, and of nothing else. The bytes are the same for the same
+content: sorted by name, local paths relative to the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from reconciler.config.file import decode, invalid, read_bytes
+from reconciler.config.load import Config, is_relative, load, toml_document
+from reconciler.config.problems import Problem, report, schema_problems, toml_value
+from reconciler.config.values import Name, PlatformText, Table
+from reconciler.errors import BangerError, ConfigError, StaleLock
+from reconciler.files import host_errors, write_durably
+from reconciler.model import ImageSpec, KernelTriple, Locked, printable
+from reconciler.oci.reference import LOCAL_SCHEMES, check_digest
+
+VERSION = 1
+"""The newest `version` of the file that this program understands."""
+_HEAD = "# Written by `banger-reconcile lock`. Commit it with the configuration; do not edit it.\n"
+_MEND = "Take one side of a merge or remove the file, then run `banger-reconcile lock`."
+
+
+def _digest(value: str) -> str:
+    try:
+        return check_digest(value)
+    except BangerError as error:
+        raise ValueError(error.brief) from error
+
+
+_Digest = Annotated[str, AfterValidator(_digest)]
+
+
+class _Entry(Table):
+    """An [[image]] of the lock file."""
+
+    name: Name
+    ref: str
+    digest: _Digest
+    platform: PlatformText
+    kernel_ref: Name | None = None
+    kernel_digest: _Digest | None = None
+    initrd_digest: _Digest | None = None
+    modules_digest: _Digest | None = None
+
+
+class _Document(Table):
+    """The whole lock file. `version` is required: a torn file is not taken for an empty one."""
+
+    version: int = Field(ge=1)
+    image: list[_Entry] = Field(default=[])
+
+
+def lock_path(config: Path) -> Path:
+    """Where the lock file of a configuration lies: `banger.lock` for `banger.toml`."""
+    return config.with_suffix(".lock") if config.suffix == ".toml" else Path(f"{config}.lock")
+
+
+def load_with_lock(path: Path, *, demanded: bool) -> Config:
+    """Read a configuration and its lock file. Raises ConfigError, or its child StaleLock."""
+    return under_lock(load(path), read_lock(path), demanded=demanded)
+
+
+def read_lock(config: Path) -> bytes | None:
+    """The bytes of a configuration's lock file, None without one. Raises ConfigError."""
+    path = lock_path(config)
+    return read_bytes(path) if os.path.lexists(path) else None
+
+
+def under_lock(config: Config, data: bytes | None, *, demanded: bool) -> Config:
+    """The configuration with every image pinned that the lock file speaks of.
+
+    demanded: `--locked`. Raises StaleLock when the file is missing then, or fits no longer, and
+    ConfigError when it is no lock file.
+    """
+    path = lock_path(config.path)
+    if data is None:
+        if demanded:
+            raise _stale(config.path, f"{printable(str(path))} does not exist", ())
+        return config
+    locked = {entry.name: entry for entry in parse_lock(data, config.base, path)}
+    found = tuple(differences(config.images, locked))
+    if demanded and found:
+        brief = f"{printable(str(path))} does not fit {printable(str(config.path))}"
+        raise _stale(config.path, brief, found)
+    images = tuple(
+        replace(spec, lock=replace(entry, binding=demanded))
+        if (entry := locked.get(spec.name)) and _fits(spec, entry)
+        else spec
+        for spec in config.images
+    )
+    advice = f"run banger-reconcile lock {printable(str(config.path))}"
+    warnings = tuple(f"{printable(str(path))}: {words}; {advice}" for words in found)
+    return replace(config, images=images, lock=data, warnings=warnings)
+
+
+def parse_lock(data: bytes, base: Path, path: Path) -> tuple[Locked, ...]:
+    """The entries of a lock file; base: what its paths are relative to. Raises ConfigError."""
+    name = printable(str(path), 400)
+    text = decode(data, name)
+    try:
+        document = toml_document(text, name)
+        _check_version(document, name)
+        tables = _Document.model_validate(document)
+    except ValidationError as error:
+        problems = schema_problems(error, _Document)
+        raise invalid(name, report(problems, name, text, document), _MEND) from None
+    except ConfigError as error:
+        raise invalid(name, error.problems, error.resolution or _MEND) from None
+    names = [entry.name for entry in tables.image]
+    twice = [i for i, entry in enumerate(names) if entry in names[:i]]
+    if twice:
+        found = [Problem(("image", i, "name"), "stands there twice") for i in twice]
+        raise invalid(name, report(found, name, text, document), _MEND)
+    return tuple(_locked(entry, base) for entry in tables.image)
+
+
+def _check_version(document: dict[str, Any], name: str) -> None:
+    version = document.get("version")
+    if isinstance(version, int) and version > VERSION:
+        found = f"{name}: version {version} is newer than this program, which knows {VERSION}"
+        raise invalid(name, (found,), "Install a newer banger-reconcile.")
+
+
+def _locked(entry: _Entry, base: Path) -> Locked:
+    kernel = None
+    if entry.kernel_ref and entry.kernel_digest:
+        kernel = KernelTriple(
+            entry.kernel_ref, entry.kernel_digest, entry.initrd_digest, entry.modules_digest
+        )
+    ref = entry.ref
+    if is_relative(ref):
+        scheme, _, rest = ref.partition(":")
+        ref = f"{scheme}:{base / rest}"
+    return Locked(entry.name, ref, entry.digest, str(entry.platform), kernel)
+
+
+def differences(images: Iterable[ImageSpec], locked: dict[str, Locked]) -> Iterator[str]:
+    """In words, where a lock file is not that of these images."""
+    names = set()
+    for spec in images:
+        names.add(spec.name)
+        entry = locked.get(spec.name)
+        if entry is None:
+            yield f'image "{spec.name}" is not locked'
+            continue
+        said = (
+            ("ref", spec.ref, entry.ref),
+            ("platform", str(spec.platform), entry.platform),
+            ("kernel-ref", spec.kernel_ref, entry.kernel.name if entry.kernel else None),
+        )
+        for key, wanted, was in said:
+            if wanted != was:
+                yield f'image "{spec.name}": {key} is {_said(wanted)}, but {_said(was)} is locked'
+    for name in sorted(locked.keys() - names):
+        yield f'image "{name}" is locked, but the configuration does not list it'
+
+
+def _said(value: str | None) -> str:
+    return "none" if value is None else toml_value(value)
+
+
+def _fits(spec: ImageSpec, entry: Locked) -> bool:
+    return (spec.ref, str(spec.platform)) == (entry.ref, entry.platform)
+
+
+def kernel_difference(lock: Locked | None, kernel: KernelTriple | None) -> str:
+    """In words, which file of an image's kernel is another than the locked one; empty for none."""
+    if lock is None or lock.kernel is None or kernel is None or lock.kernel.name != kernel.name:
+        return ""  # another kernel-ref is a difference of the configuration
+    for part in ("kernel", "initrd", "modules"):
+        now, was = getattr(kernel, part), getattr(lock.kernel, part)
+        if now != was:
+            name = f'{part} of kernel "{kernel.name}"'
+            return f"the {name} is {now or 'none'}, but {was or 'none'} is locked"
+    return ""
+
+
+def format_lock(entries: Iterable[Locked], base: Path) -> bytes:
+    """The bytes of a lock file."""
+    blocks = [_HEAD + f"version = {VERSION}\n"]
+    for entry in sorted(entries, key=lambda one: one.name):
+        kernel = entry.kernel
+        fields = {
+            "name": entry.name,
+            "ref": _written(entry.ref, base),
+            "digest": entry.digest,
+            "platform": entry.platform,
+            "kernel-ref": kernel and kernel.name,
+            "kernel-digest": kernel and kernel.kernel,
+            "initrd-digest": kernel and kernel.initrd,
+            "modules-digest": kernel and kernel.modules,
+        }
+        # JSON's escapes of printable text are TOML's, too
+        rows = (f"{k} = {json.dumps(v, ensure_ascii=False)}\n" for k, v in fields.items() if v)
+        blocks.append("[[image]]\n" + "".join(rows))
+    return "\n".join(blocks).encode()
+
+
+def _written(ref: str, base: Path) -> str:
+    """A reference as it may stand in any clone: a path below the file's directory is relative."""
+    scheme, _, rest = ref.partition(":")
+    if scheme in LOCAL_SCHEMES and Path(rest).is_relative_to(base):
+        return f"{scheme}:{Path(rest).relative_to(base)}"
+    return ref
+
+
+def write_lock(config: Path, data: bytes) -> None:
+    """Put the lock file in place, atomically; a link is followed. Raises HostError."""
+    path = lock_path(config)
+    with host_errors(f"{printable(str(path))} cannot be written"):
+        write_durably(Path(os.path.realpath(path)), data)
+
+
+def _stale(config: Path, brief: str, found: tuple[str, ...]) -> StaleLock:
+    advice = f"Run `banger-reconcile lock {printable(str(config))}`, and look at what it changes."
+    return StaleLock(brief, found, resolution=advice)
