@@ -47,7 +47,7 @@ config.*
 oci.*
 processes digests
 files hot parallel
-sizes durations streams
+sizes durations streams allocator
 wishes
 model
 errors
@@ -57,7 +57,7 @@ __init__
 OWNERS = {
     "subprocess": {"processes"},
     "httpx": {"oci.web", "oci.line"},
-    "ctypes": {"ext4.libext2fs", "files", "processes"},
+    "ctypes": {"allocator", "ext4.libext2fs", "files", "processes"},
     "tomli": {"config.load"},
     "sqlite3": {"records"},
     "watchfiles": {"watch"},
