@@ -62,9 +62,14 @@ def stall(attempts: int, settings: ReconcileSettings, draw: float) -> float:
 def changed(old: Config, new: Config) -> frozenset[str]:
     """The names whose entry, or what it refers to, is another in the new configuration."""
     names = {spec.name for spec in (*old.images, *new.images)}
-    if old.registries != new.registries:
+    if _shared(old) != _shared(new):
         return frozenset(names)
     return frozenset(name for name in names if inputs(old, name) != inputs(new, name))
+
+
+def _shared(config: Config) -> tuple[object, ...]:
+    """What can be why any image failed, and changes no byte of one that is whole."""
+    return (config.registries, config.limits, config.reconcile.timeout)
 
 
 def inputs(config: Config, name: str) -> tuple[object, ...]:
@@ -82,6 +87,7 @@ class Agenda:
     def __init__(self) -> None:
         self._asked = True
         self._resync = 0.0
+        self._began = 0.0
         self._pause: Wait | None = None
         self._waits: dict[str, Wait] = {}
 
@@ -115,11 +121,14 @@ class Agenda:
             return self._pause.until
         if self._asked:
             return 0.0
-        return min([self._resync, *(wait.until for wait in self._waits.values())])
+        # a wait that was over when the last pass began had its turn, even if that pass did not try:
+        # the image may be suspended, or the try interrupted. The resync comes back to it.
+        ahead = (wait.until for wait in self._waits.values() if wait.until > self._began)
+        return min([self._resync, *ahead])
 
     def started(self, moment: Moment, settings: ReconcileSettings) -> None:
         """A pass has started; the next resync is an interval from here, give or take the jitter."""
-        self._asked = False
+        self._asked, self._began = False, moment.now
         swing = settings.jitter * (2 * moment.draw - 1)
         self._resync = moment.now + settings.interval * (1 + swing)
 

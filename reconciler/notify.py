@@ -10,8 +10,11 @@ import os
 import socket
 import time
 from collections.abc import MutableMapping
+from contextlib import suppress
 
 from reconciler.model import printable
+
+_KIND = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
 
 
 class Notifier:
@@ -23,6 +26,8 @@ class Notifier:
     def __init__(self, address: str, watchdog: float | None) -> None:
         self._address = address
         self.watchdog = watchdog if address else None
+        # made once: a daemon that has run out of descriptors must still feed its watchdog
+        self._channel = socket.socket(socket.AF_UNIX, _KIND) if address else None
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> Notifier:
@@ -56,15 +61,12 @@ class Notifier:
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}", _status(status))
 
     def _send(self, *lines: str) -> None:
-        if not self._address:
+        if not self._channel:
             return
         # a leading @ stands for the NUL of an abstract socket: unix(7)
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            try:
-                channel.sendto("\n".join(lines).encode(), address)
-            except OSError:
-                return  # a manager that does not listen is no reason to stop working
+        with suppress(OSError):  # a manager that does not listen is no reason to stop working
+            self._channel.sendto("\n".join(lines).encode(), address)
 
 
 def _status(text: str) -> str:

@@ -23,7 +23,7 @@ from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from reconciler.config.file import read_bytes
 from reconciler.errors import ConfigError
-from reconciler.model import Emit
+from reconciler.model import Emit, printable
 
 POLL_SECONDS = 5.0
 """Between two looks where no events come."""
@@ -112,7 +112,7 @@ def places(path: Path) -> Places:
     found: Places = {}
     for directory in hops(path):
         existing = directory
-        while not existing.is_dir() and existing != existing.parent:
+        while not _is_directory(existing) and existing != existing.parent:
             existing = existing.parent
         for place in (existing, existing.parent):
             try:
@@ -167,6 +167,8 @@ class Watch:
         self._emit = emit
         self._told = first.digest
         self._stopped = threading.Event()
+        self._wake = threading.Event()
+        """Somebody wants a look, or the end; watchfiles looks at it every few milliseconds."""
         self._armed = False
         self._degraded = ""
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -175,25 +177,43 @@ class Watch:
         """Begin to watch. What changes after `first` was seen is told, events or not."""
         self._thread.start()
 
+    def look(self) -> None:
+        """Read the file again whatever the kernel told: an event that was lost is made up for."""
+        self._wake.set()
+
     def stop(self) -> None:
-        """End the thread; returns when it has ended."""
+        """End the thread; returns when it has ended, or hangs in a filesystem that does not answer.
+
+        It dies with the process then: it is a daemon thread.
+        """
         self._stopped.set()
-        self._thread.join()
+        self._wake.set()
+        self._thread.join(LONGEST_SETTLE)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            watched = places(self._path)
-            reason = blind_spot(watched, _mounts())
             try:
-                notify = RustNotify([str(p) for p in watched], False, False, 0, False, True)
-            except (WatchfilesRustInternalError, OSError) as error:
-                # no instance or no watch is left, or a directory went away this moment
-                self._follow(watched, None, f"no events: {error}")
-                continue
-            try:
-                self._follow(watched, notify, reason)
-            finally:
-                notify.close()
+                self._watch()
+            except Exception as error:  # without this thread no edit would ever be seen again
+                problem = printable(f"{type(error).__name__}: {error}")
+                self._say({}, f"the file cannot be watched: {problem}")
+                self._stopped.wait(POLL_SECONDS)
+
+    def _watch(self) -> None:
+        """Arm, and follow until the places are others."""
+        self._look()  # also when what follows cannot be done
+        watched = places(self._path)
+        reason = blind_spot(watched, _mounts())
+        try:
+            notify = RustNotify([str(p) for p in watched], False, False, 0, False, True)
+        except (WatchfilesRustInternalError, OSError) as error:
+            # no instance or no watch is left, or a directory went away this moment
+            self._follow(watched, None, f"no events: {error}")
+            return
+        try:
+            self._follow(watched, notify, reason)
+        finally:
+            notify.close()
 
     def _follow(self, watched: Places, notify: RustNotify | None, reason: str) -> None:
         """Look after every event, until the places are others than those watched."""
@@ -204,15 +224,18 @@ class Watch:
             self._tell(True)
         wait = POLL_SECONDS if reason else CAREFUL_SECONDS
         while not self._stopped.is_set() and places(self._path) == watched:
-            if notify is None:
-                self._stopped.wait(wait)
-                self._look()
-                return  # events may be had again by now
-            if _changes(notify, wait, self._stopped):
+            told = _changes(notify, wait, self._wake) if notify else _nothing(self._wake, wait)
+            self._wake.clear()
+            if told or glance(self._path).digest != self._told:
                 self._until_quiet(notify)
             self._look()
+            if notify is None:
+                return  # events may be had again by now
 
-    def _until_quiet(self, notify: RustNotify) -> None:
+    def _until_quiet(self, notify: RustNotify | None) -> None:
+        if notify is None:
+            self._stopped.wait(self.settle)
+            return
         deadline = time.monotonic() + LONGEST_SETTLE
         while time.monotonic() < deadline and _changes(notify, self.settle, self._stopped):
             pass
@@ -231,10 +254,23 @@ class Watch:
         self._degraded = reason
 
 
-def _changes(notify: RustNotify, seconds: float, stopped: threading.Event) -> bool:
+def _changes(notify: RustNotify, seconds: float, until: threading.Event) -> bool:
     """Wait for events, at most this long; False when none came."""
     milliseconds = max(1, round(seconds * 1000))
-    return isinstance(notify.watch(_STEP_MS, _STEP_MS, milliseconds, stopped), set)
+    return isinstance(notify.watch(_STEP_MS, _STEP_MS, milliseconds, until), set)
+
+
+def _nothing(until: threading.Event, seconds: float) -> bool:
+    """Wait where nothing tells of changes."""
+    until.wait(seconds)
+    return False
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # behind a directory that may not be searched
+        return False
 
 
 def _mounts() -> str:

@@ -139,8 +139,27 @@ ref = "example.org/db:1"
         ('ref = "example.org/db:1"', 'ref = "example.org/db:1"\nprotect = true', set()),
         ("[[kernel]]", "[guest]\nvsock-port = 5\n[[kernel]]", {"web", "db"}),
         ("[[kernel]]", '[[registry]]\nhost = "example.org"\n[[kernel]]', {"web", "db"}),
+        ("[[kernel]]", "[limits]\nentries = 5\n[[kernel]]", {"web", "db"}),
+        ("[[kernel]]", '[reconcile]\ntimeout = "2h"\n[[kernel]]', {"web", "db"}),
         ("[[kernel]]", "# a comment\n[[kernel]]", set()),
     ],
 )
 def test_what_an_edit_is_about(old: str, new: str, names: set[str]) -> None:
     assert changed(config(BASE), config(BASE.replace(old, new))) == names
+
+
+@pytest.mark.parametrize("ending", [None, Ending.INTERRUPTED])
+def test_a_wait_that_is_over_starts_one_pass_and_not_one_after_another(
+    ending: Ending | None,
+) -> None:
+    """The pass may not get to the image: it is suspended meanwhile, or the pass is interrupted."""
+    agenda = Agenda()
+    agenda.started(Moment(0.0, 0.5), SETTINGS)
+    agenda.ended("web", Ending.RETRY, Moment(0.0, 1.0), SETTINGS)
+    assert agenda.next_at() == 5.0
+    agenda.started(Moment(5.0, 0.5), SETTINGS)
+    if ending:
+        agenda.ended("web", ending, Moment(6.0, 1.0), SETTINGS)
+    assert agenda.next_at() == 605.0
+    again = agenda.ended("web", Ending.RETRY, Moment(700.0, 1.0), SETTINGS)
+    assert again and again.attempts == 2

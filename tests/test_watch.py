@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from reconciler.watch import Sight, Watch, blind_spot, glance, hops, places, settled
+from reconciler.watch import Places, Sight, Watch, blind_spot, glance, hops, places, settled
 
 
 def made(root: Path, *files: str, **links: str) -> None:
@@ -130,3 +131,58 @@ def test_what_changed_before_it_was_armed_is_told(tmp_path: Path) -> None:
     assert news.wait(60)
     watch.stop()
     assert [s.data for s in told if isinstance(s, Sight)] == [b"b"]
+
+
+class Heard:
+    """What a Watch told, and what it emitted."""
+
+    def __init__(self) -> None:
+        self.told: queue.SimpleQueue[Sight | bool] = queue.SimpleQueue()
+        self.events: queue.SimpleQueue[tuple[str, dict[str, object]]] = queue.SimpleQueue()
+
+    def emit(self, event: str, /, **fields: object) -> None:
+        self.events.put((event, fields))
+
+
+def test_a_look_finds_what_no_event_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("a")
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = places(tmp_path / "elsewhere/deeper/c.toml")
+    monkeypatch.setattr("reconciler.watch.places", lambda _path: elsewhere)
+    heard = Heard()
+    watch = Watch(path, glance(path), 0.01, heard.told.put, heard.emit)
+    watch.start()
+    assert heard.told.get(timeout=60) is True
+    path.write_text("b")
+    watch.look()
+    sight = heard.told.get(timeout=60)
+    watch.stop()
+    assert isinstance(sight, Sight)
+    assert sight.data == b"b"
+
+
+def test_the_thread_survives_what_nobody_thought_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("a")
+    first, calls = glance(path), []
+
+    def broken(there: Path) -> Places:
+        calls.append(there)
+        if len(calls) == 1:
+            raise RuntimeError("who would have thought")
+        return places(there)
+
+    monkeypatch.setattr("reconciler.watch.places", broken)
+    monkeypatch.setattr("reconciler.watch.POLL_SECONDS", 0.01)
+    heard = Heard()
+    watch = Watch(path, first, 0.01, heard.told.put, heard.emit)
+    watch.start()
+    assert heard.told.get(timeout=60) is True
+    watch.stop()
+    assert heard.events.get()[0] == "watch.degraded"
+    assert heard.events.get()[0] == "watch.armed"
