@@ -5,6 +5,7 @@ Pure, like `report`, whose pass document these share their words with.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from reconciler.collection import Removal
@@ -87,7 +88,8 @@ def _status(name: str, status: Status) -> Document:
         "protect": record.protect if record else False,
         "suspended": status.suspended(name),
         "updated_at": record.updated_at if record else None,
-        "conditions": conditions(record, failure),
+        "conditions": conditions(status.contents, name),
+        "history": [asdict(change) for change in status.contents.history.get(name, ())],
         "not_carried": list(record.not_carried) if record else [],
         "attempts": failure.attempts if failure else 0,
         "next_retry_at": failure.next_retry_at if failure else None,

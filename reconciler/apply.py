@@ -115,6 +115,8 @@ def _branch(plan: ImagePlan, services: Services, progress: Progress) -> None:
         case Action.ORPHAN:
             services.emit("image.orphaned", image=plan.name, reason=plan.reason.value)
         case Action.PRUNE:
+            if not services.wishes.may_delete():
+                raise Interrupted("the configuration changed before it was removed")
             forget(services, plan.name)
         case _:
             pass
@@ -147,9 +149,20 @@ def _failed(
             attempts=attempts,
             since=earlier.since if earlier else now,
             at=now,
+            next_retry_at=_try_again(services, plan.name, error),
         )
         _noting(services, plan.name, lambda: services.records.fail(failure))
     return Outcome(plan, progress.results(), error=error, failed_stage=stage, attempts=attempts)
+
+
+def _try_again(services: Services, name: str, error: BangerError) -> str | None:
+    """When the image is tried again, as a time for people; None when nobody does by itself."""
+    again = services.wishes.again(name, error)
+    if again is None:
+        return None
+    fields = {"attempt": again.attempts, "stalled": again.stalled, "error_code": error.code.value}
+    services.emit("backoff.scheduled", image=name, delay_seconds=round(again.seconds, 1), **fields)
+    return timestamp(again.seconds)
 
 
 def _noting(services: Services, name: str, note: Callable[[], None]) -> None:

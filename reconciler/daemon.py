@@ -15,21 +15,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from signal import SIGHUP, Signals
 
-from reconciler.agenda import Agenda, Ending, Moment, Wait, changed, inputs
-from reconciler.apply import Outcome
-from reconciler.config.load import Config, parse
-from reconciler.errors import BangerError, Busy, Code, ConfigError, HostError
+from reconciler.agenda import Agenda, Ending, Moment, changed, inputs
+from reconciler.beside import beside, ending, one_pass
+from reconciler.config.load import Config
+from reconciler.errors import BangerError, Busy, ConfigError, HostError
 from reconciler.model import ImageSpec
 from reconciler.notify import Notifier
-from reconciler.reconcile import Host, Pass, reconcile
-from reconciler.records import Records
+from reconciler.reconcile import Host, Pass
 from reconciler.report import summary_line
-from reconciler.room import Interrupted
-from reconciler.watch import Sight, Watch, settled
+from reconciler.watch import Sight, Watch, accept, settled
+from reconciler.wishes import Again
 
 HEARTBEAT = 5.0
 """Seconds between two rounds of an idle loop."""
@@ -46,32 +43,23 @@ class Ended:
     result: Pass | BangerError
 
 
-Message = Sight | bool | Signals | Ended
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """What a reload found in the file."""
+
+    sight: Sight
+
+
+Message = Sight | bool | Signals | Ended | Reread
 
 
 @dataclass(slots=True)
 class Running:
-    """The pass that runs beside the loop."""
+    """The pass that runs beside the loop. epoch: how many reloads there had been at its start."""
 
     config: Config
-    thread: threading.Thread
+    epoch: int
     cancelled: threading.Event = field(default_factory=threading.Event)
-
-
-def accept(sight: Sight, path: Path, interval: float | None = None) -> Config:
-    """The configuration that a sight holds. Raises ConfigError when it is none to work by.
-
-    An empty file is none: it is what a file looks like while somebody writes it. interval: seconds,
-    in place of the configuration's.
-    """
-    if sight.data is None:
-        raise sight.problem or ConfigError(f"{path} cannot be read")
-    if not sight.data.strip():
-        raise ConfigError(f"{path} is empty", resolution="Remove images by removing their entries.")
-    config = parse(sight.data, path.absolute().parent, path)
-    if interval is None:
-        return config
-    return replace(config, reconcile=replace(config.reconcile, interval=interval))
 
 
 class Daemon:
@@ -95,17 +83,23 @@ class Daemon:
         self.last: Pass | None = None
         self.trouble: BangerError | None = None
         """Why the last pass did not take place."""
-        self.beat = time.monotonic()
-        """When the loop last came round, on the monotonic clock."""
+        self.beat = self.ended_at = time.monotonic()
+        """When the loop last came round, and when a pass last ended, on the monotonic clock."""
         self.told_to_stop = False
-        self.after_pass: Callable[[], None] | None = None
-        """Called in the loop whenever a pass has ended; must be quick and not raise."""
+        self.on_news: Callable[[], None] | None = None
+        """Called in the loop when a pass has ended or the file was judged; must not wait."""
         self.agenda = Agenda()
+        self._lock = threading.Lock()
+        """Held where the agenda is written: a pass asks it when failures are tried again."""
         self._host = host
         self._notifier = notifier
         self._interval = interval
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._running: Running | None = None
+        self._seen = sight.digest
+        self._reloads = 0
+        """SIGHUPs that are not answered yet."""
+        self._epoch = 0
         self._armed = False
         self._stop_by: float | None = None
         self._dice = random.SystemRandom()
@@ -129,6 +123,11 @@ class Daemon:
         """True while a pass runs."""
         return self._running is not None
 
+    def next_at(self) -> float:
+        """When the next pass is due, on the monotonic clock; 0.0 for at once."""
+        with self._lock:
+            return self.agenda.next_at()
+
     # -- the loop ----------------------------------------------------------------------------------
 
     def run(self) -> bool:
@@ -143,7 +142,7 @@ class Daemon:
                 if self._running is None or self.beat > self._stop_by:
                     return self._finish()
                 self._say_stopping()
-            elif self._armed and not self._running and self.agenda.next_at() <= self.beat:
+            elif self._armed and not self._running and self.next_at() <= self.beat:
                 self._begin_pass()
 
     def _messages(self) -> Iterator[Message]:
@@ -152,7 +151,7 @@ class Daemon:
         if self._notifier.watchdog:
             rest = min(rest, self._notifier.watchdog / 3)
         if self._armed and not self._running and self._stop_by is None:
-            rest = min(rest, max(0.0, self.agenda.next_at() - time.monotonic()))
+            rest = min(rest, max(0.0, self.next_at() - time.monotonic()))
         with suppress(queue.Empty):
             yield self._inbox.get(timeout=rest)
             while True:
@@ -167,6 +166,8 @@ class Daemon:
                 self._notifier.ready(self.status())
             case Signals():
                 self._reload() if message is SIGHUP else self._stop(message)
+            case Reread():
+                self._reloaded(message.sight)
             case Ended():
                 self._ended(message.result)
 
@@ -174,50 +175,76 @@ class Daemon:
 
     def _take(self, sight: Sight) -> None:
         """Work by what was seen, or go on with the last good configuration."""
+        if sight.digest == self._seen:
+            return
+        self._seen = sight.digest
         try:
-            config = accept(sight, self.config.path, self._interval)
+            self._accepted(accept(sight, self.config.path, self._interval))
         except ConfigError as error:
             self.rejected = error
             problems = "; ".join(error.problems)
             self._host.emit("config.rejected", message=error.brief, problems=problems)
-            self._notifier.status(self.status())
-            return
+        self._news()
+
+    def _accepted(self, config: Config) -> None:
         if config.sha256 != self.config.sha256:
-            self.agenda.forget(changed(self.config, config))
+            with self._lock:
+                self.agenda.forget(changed(self.config, config))
             self.generation += 1
             self.config = config
             self._watch.settle = config.reconcile.settle
-        elif self.rejected is None:
-            return
         self.rejected = None
         fields = {"images": len(config.images), "sha256": config.sha256}
         self._host.emit(
             "config.loaded", path=str(config.path), generation=self.generation, **fields
         )
         self.agenda.ask()
-        self._notifier.status(self.status())
 
     def _reload(self) -> None:
+        """Read the file beside the loop: it may lie where reading takes long, or never ends."""
         self._notifier.reloading()
-        self._take(settled(self.config.path))
-        self.agenda.clear()
-        self._notifier.ready(self.status())
+        self._reloads += 1
+        if self._reloads == 1:
+            self._read_again()
+
+    def _read_again(self) -> None:
+        path = self.config.path
+        beside("reload", lambda: self._inbox.put(Reread(settled(path))))
+
+    def _reloaded(self, sight: Sight) -> None:
+        self._take(sight)
+        with self._lock:
+            self._epoch += 1
+            self.agenda.clear()
+        if self._armed:
+            self._notifier.ready(self.status())
+        more, self._reloads = self._reloads > 1, 0
+        if more:  # asked again meanwhile, perhaps for bytes that were written after these were read
+            self._reloads = 1
+            self._read_again()
 
     # -- passes ------------------------------------------------------------------------------------
 
     def _begin_pass(self) -> None:
-        config, cancelled = self.config, threading.Event()
-        held = self.agenda.held(time.monotonic())
+        moment, config = self._moment(), self.config
+        running = Running(config, self._epoch)
         wishes = replace(
-            self._host.wishes, held=held, give_up=lambda spec: self._obsolete(spec, config)
+            self._host.wishes,
+            held=self.agenda.held(moment.now),
+            give_up=lambda spec: self._obsolete(spec, config),
+            may_delete=lambda: self.config is config and self.rejected is None,
+            again=lambda name, error: self._again(name, error, running),
         )
-        host = replace(self._host, cancelled=cancelled, wishes=wishes, generation=self.generation)
-        thread = threading.Thread(
-            target=lambda: self._inbox.put(Ended(_one_pass(config, host))), name="pass", daemon=True
+        host = replace(
+            self._host, cancelled=running.cancelled, wishes=wishes, generation=self.generation
         )
-        self.agenda.started(self._moment(), config.reconcile)
-        self._running = Running(config, thread, cancelled)
-        thread.start()
+        self.agenda.started(moment, config.reconcile)
+        self._running = running
+        self._watch.look()  # should an event have been lost, this pass finds that out
+        try:
+            beside("pass", lambda: self._inbox.put(Ended(one_pass(config, host))))
+        except RuntimeError as error:  # no thread to be had: a limit of processes or of memory
+            self._inbox.put(Ended(HostError(f"no pass can be started: {error}")))
         self._notifier.status(self.status())
 
     def _obsolete(self, spec: ImageSpec, built_by: Config) -> str:
@@ -227,14 +254,26 @@ class Daemon:
             return ""
         return "its entry changed while it was built"
 
+    def _again(self, name: str, error: BangerError, running: Running) -> Again | None:
+        """When an image that has just failed is tried again; called from the threads of a pass."""
+        with self._lock:
+            now, then = self.config, running.config
+            edited = now is not then and inputs(now, name) != inputs(then, name)
+            if edited or running.epoch != self._epoch:
+                return None  # what failed is not what is wanted now: the next pass tries that
+            moment, asked = self._moment(), error.retry_after
+            wait = self.agenda.ended(name, ending(error), moment, now.reconcile, asked=asked)
+        if wait is None:
+            return None
+        return Again(max(0.0, wait.until - moment.now), wait.attempts, wait.stalled)
+
     def _ended(self, result: Pass | BangerError) -> None:
-        self._running = None
+        self._running, self.ended_at = None, time.monotonic()
         if isinstance(result, BangerError):
             self._could_not(result)
         else:
             self.last, self.trouble = result, None
-            self.agenda.pass_ended(Ending.OK, self._moment(), self.config.reconcile)
-            self._schedule(result)
+            self._succeeded(result)
             said = {"reconcile_id": result.reconcile_id, "generation": result.generation}
             self._host.emit(
                 "reconcile.finished",
@@ -244,43 +283,29 @@ class Daemon:
                 duration_seconds=round(result.seconds, 3),
                 **said,
             )
-        self._notifier.status(self.status())
-        if self.after_pass:
-            self.after_pass()
+        self._news()
 
     def _could_not(self, error: BangerError) -> None:
         """The pass as a whole was not possible: another writer, a state that cannot be used."""
         self.trouble = error
-        ending = Ending.INTERRUPTED if isinstance(error, Interrupted) else Ending.RETRY
-        wait = self.agenda.pass_ended(ending, self._moment(), self.config.reconcile)
+        wait = self.agenda.pass_ended(ending(error), self._moment(), self.config.reconcile)
         event = "lock.waiting" if isinstance(error, Busy) else "reconcile.failed"
         fields = {"attempt": wait.attempts} if wait else {}
         self._host.emit(event, message=error.brief, error_code=error.code.value, **fields)
 
-    def _schedule(self, result: Pass) -> None:
-        """Decide for every image of the pass when it is tried again."""
-        for outcome in result.outcomes:
-            name, earlier = outcome.plan.name, self.agenda.waits.get(outcome.plan.name)
-            if outcome.plan.held:
-                continue
-            if inputs(self.config, name) != inputs(result.config, name):
-                continue  # what failed is not what is wanted now
-            asked = outcome.error.retry_after if outcome.error else None
-            settings = self.config.reconcile
-            wait = self.agenda.ended(name, _ending(outcome), self._moment(), settings, asked=asked)
-            if wait and wait != earlier:
-                self._announce(name, wait, result)
+    def _succeeded(self, result: Pass) -> None:
+        """Forget the waits of what is well again."""
+        moment, settings = self._moment(), self.config.reconcile
+        with self._lock:
+            self.agenda.pass_ended(Ending.OK, moment, settings)
+            for outcome in result.outcomes:
+                if outcome.error is None and not outcome.plan.held:
+                    self.agenda.ended(outcome.plan.name, Ending.OK, moment, settings)
 
-    def _announce(self, name: str, wait: Wait, result: Pass) -> None:
-        seconds = max(0.0, wait.until - time.monotonic())
-        fields = {"attempt": wait.attempts, "stalled": wait.stalled}
-        self._host.emit("backoff.scheduled", image=name, delay_seconds=round(seconds, 1), **fields)
-        failure = result.after.failures.get(name)
-        if failure:
-            at = datetime.now(UTC) + timedelta(seconds=seconds)
-            when = at.strftime("%Y-%m-%dT%H:%M:%SZ")
-            with suppress(BangerError):  # a note for people: the wait itself is kept here
-                Records(result.store.database).fail(replace(failure, next_retry_at=when))
+    def _news(self) -> None:
+        self._notifier.status(self.status())
+        if self.on_news:
+            self.on_news()
 
     # -- telling and stopping ----------------------------------------------------------------------
 
@@ -330,21 +355,3 @@ class Daemon:
 
     def _moment(self) -> Moment:
         return Moment(time.monotonic(), self._dice.random())
-
-
-def _one_pass(config: Config, host: Host) -> Pass | BangerError:
-    try:
-        return reconcile(config, host)
-    except BangerError as error:
-        return error
-    except Exception as error:  # a bug in one pass must not end the service
-        host.emit("reconcile.crashed", exc_info=True)
-        return HostError(f"an unexpected {type(error).__name__}: {error}", code=Code.INTERNAL)
-
-
-def _ending(outcome: Outcome) -> Ending:
-    if outcome.error is None:
-        return Ending.OK
-    if isinstance(outcome.error, Interrupted):
-        return Ending.INTERRUPTED
-    return Ending.RETRY if outcome.error.retryable else Ending.STALLED

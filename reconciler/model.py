@@ -286,6 +286,33 @@ class Failure:
     """When the daemon tries again; None when nothing but another run does."""
 
 
+READY = "Reconciled"
+"""The reason of a Ready condition that is True."""
+
+
+def camel_case(code: str) -> str:
+    """An error code as the reason of a condition: `not-found` is `NotFound`."""
+    return "".join(word.capitalize() for word in code.split("-"))
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One change of the Ready condition of a name. status is "True" or "False"."""
+
+    at: str
+    status: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The last changes of the Ready condition of a name, oldest first; bounded."""
+
+    name: str
+    transitions: tuple[Transition, ...] = ()
+
+
 def key(*parts: str | int | None) -> str:
     """A stage key: sha256, 64 hex digits, over the recipe version and the parts."""
     return hashlib.sha256(canonical([RECIPE_VERSION, *parts]).encode()).hexdigest()

@@ -206,7 +206,10 @@ class Surveyor:
     # -- for recovery and for the collector -------------------------------------------------------
 
     def recovered_records(self) -> list[Record]:
-        """Records read from the manifests beside the artifacts, for a database that was lost."""
+        """Records read from the manifests beside the artifacts, for a database that was lost.
+
+        Whether they were protected nobody knows any more, so they are, until an entry says not.
+        """
         links = {n: i for n, i in self.store.names().items() if not n.startswith(".")}
         manifests = {
             i: self.store.manifest(self.store.artifact(i)) for i in self.store.artifact_ids()
@@ -216,7 +219,10 @@ class Surveyor:
         for image_id in sorted(known.keys() - set(links.values()), key=self._written, reverse=True):
             earlier.setdefault(known[image_id].ref, []).append(image_id)
         return [
-            record_of(name, known[image_id], tuple(earlier.get(known[image_id].ref, ())))
+            replace(
+                record_of(name, known[image_id], tuple(earlier.get(known[image_id].ref, ()))),
+                protect=True,
+            )
             for name, image_id in links.items()
             if image_id in known
         ]

@@ -75,7 +75,7 @@ def _room(plan: ImagePlan, image: DesiredImage, services: Services) -> Room:
         feed=Feed(image.pinned),
         before=plan.record or plan.taken_over,
         cancelled=services.cancelled,
-        give_up=lambda: services.give_up(image.spec),
+        give_up=lambda: services.wishes.give_up(image.spec),
         deadline=time.monotonic() + services.timeout,
         limits=services.limits,
     )

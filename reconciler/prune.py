@@ -27,9 +27,17 @@ class Sighting:
     passes: int = 1
 
 
-def prune(plan: Plan, settings: PruneSettings, seen: Mapping[str, Sighting]) -> Plan:
-    """Turn orphans into removals where everything allows it; the others say why they stay."""
-    judged = [_judge(image, settings, seen) for image in plan.images]
+def prune(
+    plan: Plan,
+    settings: PruneSettings,
+    seen: Mapping[str, Sighting],
+    in_use: frozenset[str] = frozenset(),
+) -> Plan:
+    """Turn orphans into removals where everything allows it; the others say why they stay.
+
+    in_use: names of orphans whose artifact a process holds open.
+    """
+    judged = [_judge(image, settings, seen, in_use) for image in plan.images]
     going = [image for image in judged if image.action is Action.PRUNE]
     refusal = _refusal(judged, going, settings)
     if refusal is None:
@@ -43,7 +51,12 @@ def prune(plan: Plan, settings: PruneSettings, seen: Mapping[str, Sighting]) -> 
     )
 
 
-def _judge(image: ImagePlan, settings: PruneSettings, seen: Mapping[str, Sighting]) -> ImagePlan:
+def _judge(
+    image: ImagePlan,
+    settings: PruneSettings,
+    seen: Mapping[str, Sighting],
+    in_use: frozenset[str],
+) -> ImagePlan:
     if image.action is not Action.ORPHAN or image.record is None:
         return image
     if image.record.protect:
@@ -55,6 +68,8 @@ def _judge(image: ImagePlan, settings: PruneSettings, seen: Mapping[str, Sightin
     left = settings.grace - sighting.seconds
     if left > 0 or sighting.passes < PASSES:
         return replace(image, detail=f"removed {max(0.0, left):.0f} s from now at the earliest")
+    if image.name in in_use:
+        return replace(image, reason=Reason.IN_USE, detail="a running guest holds it open")
     return replace(image, action=Action.PRUNE)
 
 
@@ -64,11 +79,11 @@ def _refusal(
     """Why none of those that would go may go."""
     if not going:
         return None
-    orphans = (Action.ORPHAN, Action.PRUNE)
     names = ", ".join(image.name for image in going)
-    if all(image.action in orphans for image in judged) and not settings.allow_empty:
+    why = _nothing_left(judged)
+    if why and not settings.allow_empty:
         return Reason.PRUNE_BLOCKED_EMPTY, _blocked(
-            f"the configuration lists no image; removing {names} is refused",
+            f"{why}; removing {names} is refused",
             "Give --allow-empty, or set allow-empty in [prune], if no image is what you want.",
         )
     records = sum(image.record is not None for image in judged)
@@ -79,6 +94,17 @@ def _refusal(
             "Raise max in [prune], or remove them one by one: banger-reconcile rm NAME.",
         )
     return None
+
+
+def _nothing_left(judged: list[ImagePlan]) -> str:
+    """Why the removals would leave a host without images; empty when they do not.
+
+    What is wanted and was never built does not count: it may never be.
+    """
+    if not any(image.desired or image.unresolved or image.held for image in judged):
+        return "the configuration lists no image"
+    stays = (i for i in judged if i.action is not Action.PRUNE and (i.record or i.taken_over))
+    return "" if any(stays) else "no image of this host would be left"
 
 
 def _blocked(brief: str, advice: str) -> HostError:

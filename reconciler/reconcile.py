@@ -103,7 +103,8 @@ def reconcile(config: Config, host: Host) -> Pass:
             wanted = surveyor.wanted(config, _held(config, wishes, notes))
             services.sources.remember()
             observed = surveyor.observed(wanted, before)
-            plan = _plan(config, wishes, make_plan(wanted, observed), notes, keep=True)
+            made = make_plan(wanted, observed)
+            plan = _plan(config, wishes, made, services.store, notes, keep=True)
             host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
             restore_records(services, before, observed)
             jobs = wishes.jobs or config.reconcile.jobs
@@ -111,7 +112,7 @@ def reconcile(config: Config, host: Host) -> Pass:
             outcomes = apply(plan, services, asked, jobs, fail_fast=wishes.fail_fast)
             after = _read_again(services, before)
             collected = Collected()
-            if not (wishes.only or host.cancelled.is_set()):
+            if wishes.may_delete() and not (wishes.only or host.cancelled.is_set()):
                 worse = before if known and (before.unusable or before.damaged) else after
                 collected = _collect(surveyor, services, plan, worse, _ages(config), dry_run=False)
     return Pass(
@@ -154,7 +155,7 @@ def preview(config: Config, host: Host) -> Pass:
         notes = Notes(services.store.state)
         wanted = surveyor.wanted(config, _held(config, wishes, notes))
         made = make_plan(wanted, surveyor.observed(wanted, before))
-        plan = _plan(config, wishes, made, notes, keep=False)
+        plan = _plan(config, wishes, made, services.store, notes, keep=False)
         collected = Collected()
         if not wishes.only:
             collected = _collect(surveyor, services, plan, before, _ages(config), dry_run=True)
@@ -220,20 +221,25 @@ def _held(config: Config, wishes: Wishes, notes: Notes) -> dict[str, Held]:
     return found
 
 
-def _plan(config: Config, wishes: Wishes, plan: Plan, notes: Notes, *, keep: bool) -> Plan:
+def _plan(
+    config: Config, wishes: Wishes, plan: Plan, store: Store, notes: Notes, *, keep: bool
+) -> Plan:
     """The part of a plan that `--image` asks for, or all of it with its removals decided."""
     if wishes.only:
         return Plan(tuple(image for image in plan.images if image.name in wishes.only))
     plan = Plan(tuple(_spared(image, notes) for image in plan.images))
     settings = config.prune
     images = settings.images if wishes.prune is None else wishes.prune
+    trusted = wishes.may_delete()  # else the file may say by now that an orphan is wanted
     settings = replace(
-        settings, images=images, allow_empty=settings.allow_empty or wishes.allow_empty
+        settings, images=images and trusted, allow_empty=settings.allow_empty or wishes.allow_empty
     )
-    if not images:
+    if not trusted:
         return prune(plan, settings, {})
-    orphans = [image.name for image in plan.images if image.action is Action.ORPHAN]
-    return prune(plan, settings, notes.see(orphans, keep=keep))
+    orphans = {i.name: i.record for i in plan.images if i.action is Action.ORPHAN and images}
+    in_use = frozenset(n for n, record in orphans.items() if record and store.in_use(record.id))
+    # without pruning nobody is waiting for a grace to pass: it begins when pruning does
+    return prune(plan, settings, notes.see(orphans, keep=keep), in_use)
 
 
 def _spared(image: ImagePlan, notes: Notes) -> ImagePlan:
@@ -278,7 +284,7 @@ def _services(
             tools=Tools(),
             emit=host.emit,
             cancelled=host.cancelled,
-            give_up=host.wishes.give_up,
+            wishes=host.wishes,
             timeout=_timeout(config, host.wishes),
             limits=limits,
         )

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,15 +21,20 @@ from pydantic import TypeAdapter, ValidationError
 
 from reconciler.errors import Code, HostError
 from reconciler.ext4.imagefile import disk_is_full
-from reconciler.model import Failure, Record, printable
+from reconciler.model import READY, Failure, History, Record, Transition, camel_case, printable
 
 SCHEMA_VERSION = 1
 _BUSY_SECONDS = 10.0
 _READ_TRIES = 3
-Row = TypeVar("Row", Record, Failure)
+HISTORY_LENGTH = 20
+"""Changes of its Ready condition that are kept for a name."""
+_TABLES = ("records", "failures", "history")
+Row = TypeVar("Row", Record, Failure, History)
 _record = TypeAdapter(Record)
 _failure = TypeAdapter(Failure)
+_history = TypeAdapter(History)
 
+_NOW = "SELECT strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS {table}
 (name TEXT PRIMARY KEY, document TEXT NOT NULL, sha256 TEXT NOT NULL)
@@ -42,6 +47,7 @@ class Contents:
 
     records: dict[str, Record] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
+    history: dict[str, tuple[Transition, ...]] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
     unusable: str = ""
     """Why the whole database cannot be used; empty when it can."""
@@ -94,44 +100,50 @@ class Records:
         damaged: list[str] = []
         records = {r.name: r for r in _rows(database, "records", _record, damaged)}
         failures = {f.name: f for f in _rows(database, "failures", _failure, damaged)}
-        return Contents(records, failures, tuple(damaged))
+        # only for people, and younger than the other tables: neither its absence nor its damage
+        # is a reason to doubt the records
+        history = {h.name: h.transitions for h in _histories(database)}
+        return Contents(records, failures, history, tuple(damaged))
 
     def save(self, record: Record, *, instead_of: str | None = None) -> None:
         """Write one record and clear its failure, in one commit; another name goes with it."""
         with self._writer() as database:
-            for table in ("records", "failures") if instead_of else ():
-                database.execute(f"DELETE FROM {table} WHERE name = ?", (instead_of,))  # noqa: S608
+            if instead_of:
+                _delete(database, _TABLES, instead_of)
             _put(database, "records", record.name, _record.dump_json(record).decode())
-            database.execute("DELETE FROM failures WHERE name = ?", (record.name,))
+            _delete(database, ("failures",), record.name)
+            _note(database, record.name, _ready(record, record.updated_at))
 
     def forget(self, name: str) -> None:
-        """Remove a record and its failure."""
+        """Remove a record, its failure and its history."""
         with self._writer() as database:
-            database.execute("DELETE FROM records WHERE name = ?", (name,))
-            database.execute("DELETE FROM failures WHERE name = ?", (name,))
+            _delete(database, _TABLES, name)
 
     def fail(self, failure: Failure) -> None:
         """Keep the last failure of a name."""
         with self._writer() as database:
             _put(database, "failures", failure.name, _failure.dump_json(failure).decode())
+            reason = camel_case(failure.code)
+            _note(database, failure.name, Transition(failure.at, "False", reason, failure.message))
 
     def clear_failure(self, name: str) -> None:
-        """The name is well again."""
+        """The name is well again, or wanted no more."""
         with self._writer() as database:
-            database.execute("DELETE FROM failures WHERE name = ?", (name,))
+            _delete(database, ("failures",), name)
+            records = (r for r in _rows(database, "records", _record, []) if r.name == name)
+            if record := next(records, None):
+                (now,) = database.execute(_NOW).fetchone()
+                _note(database, name, _ready(record, now))
+            else:
+                _delete(database, ("history",), name)
 
     def drop_damaged(self) -> None:
         """Remove the rows that cannot be read: what could be told again has been."""
         with self._writer() as database:
             database.text_factory = lambda raw: raw.decode("utf-8", "replace")
-            for table in ("records", "failures"):
-                bad: list[int] = []
-                if table == "records":
-                    list(_rows(database, table, _record, [], bad))
-                else:
-                    list(_rows(database, table, _failure, [], bad))
-                rows = [(row,) for row in bad]
-                database.executemany(f"DELETE FROM {table} WHERE rowid = ?", rows)  # noqa: S608
+            _drop(database, "records", _record)
+            _drop(database, "failures", _failure)
+            _drop(database, "history", _history)
 
     def set_aside(self) -> Path:
         """Move an unusable database out of the way, keeping it for a look. Returns where it is."""
@@ -151,7 +163,7 @@ class Records:
                 database.execute("PRAGMA synchronous=FULL")
                 self._check_version(database)
                 with database:
-                    for table in ("records", "failures"):
+                    for table in _TABLES:
                         database.execute(_SCHEMA.format(table=table))
                     database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
                     yield database
@@ -193,6 +205,40 @@ def _rows(
         if bad is not None:
             bad.append(number)
     yield from sorted(found, key=lambda row: row.name)
+
+
+def _histories(database: sqlite3.Connection) -> Iterator[History]:
+    found = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'history'").fetchone()
+    if found:
+        with suppress(sqlite3.DatabaseError):
+            yield from _rows(database, "history", _history, [])
+
+
+def _note(database: sqlite3.Connection, name: str, now: Transition) -> None:
+    """Add to a name's history what is another state than its last one."""
+    known = next((h.transitions for h in _histories(database) if h.name == name), ())
+    last = known[-1] if known else None
+    same_failure = last and now.status == "False" and last.reason == now.reason
+    if same_failure or (last and replace(last, at=now.at) == now):
+        return
+    history = History(name, (*known, now)[-HISTORY_LENGTH:])
+    _put(database, "history", name, _history.dump_json(history).decode())
+
+
+def _ready(record: Record, at: str) -> Transition:
+    return Transition(at, "True", READY, f"artifact {record.id[:12]}")
+
+
+def _delete(database: sqlite3.Connection, tables: Iterable[str], name: str) -> None:
+    for table in tables:
+        database.execute(f"DELETE FROM {table} WHERE name = ?", (name,))  # noqa: S608
+
+
+def _drop(database: sqlite3.Connection, table: str, kind: TypeAdapter[Row]) -> None:
+    bad: list[int] = []
+    list(_rows(database, table, kind, [], bad))
+    rows = [(row,) for row in bad]
+    database.executemany(f"DELETE FROM {table} WHERE rowid = ?", rows)  # noqa: S608
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

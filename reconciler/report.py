@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.collection import Kind
 from reconciler.errors import BangerError
-from reconciler.model import Action, DesiredImage, Failure, Record, Stage
+from reconciler.model import READY, Action, DesiredImage, Record, Stage, camel_case
 from reconciler.plan import ImagePlan
 from reconciler.sizes import format_size
 
 if TYPE_CHECKING:
     from reconciler.apply import Collected, Outcome
     from reconciler.reconcile import Pass
+    from reconciler.records import Contents
 
 SCHEMA_VERSION = "1"
 Document = dict[str, Any]
@@ -111,7 +112,7 @@ def image_document(result: Pass, plan: ImagePlan, outcome: Outcome | None) -> Do
         "reason": plan.reason.value,
         "detail": plan.detail,
         "stages": stage_documents(plan, outcome),
-        "conditions": conditions(record, failure),
+        "conditions": conditions(result.after, plan.name, result.generation),
         "not_carried": list(record.not_carried) if record else [],
         "attempts": failure.attempts if failure else 0,
         "next_retry_at": failure.next_retry_at if failure else None,
@@ -146,32 +147,41 @@ def _stage(stage: Stage, run: bool, status: str, reason: str, seconds: float) ->
     }
 
 
-def conditions(record: Record | None, failure: Failure | None) -> list[Document]:
-    """Ready, and Stalled when nothing but a change of configuration can help."""
-    if failure:
-        found = [_condition("Ready", "False", failure.code, failure.message, failure.since)]
-        if not failure.retryable:
-            found.append(_condition("Stalled", "True", failure.code, failure.hint, failure.since))
-        return found
-    if record:
-        return [_condition("Ready", "True", "Reconciled", "", record.updated_at)]
-    return [_condition("Ready", "False", "NotPresent", "", None)]
+def conditions(contents: Contents, name: str, generation: int = 1) -> list[Document]:
+    """Ready; Reconciling while a retry is due; Stalled when only another configuration can help."""
+    record, failure = contents.records.get(name), contents.failures.get(name)
+    since = next((t.at for t in reversed(contents.history.get(name, ()))), None)
+    if failure is None and record:
+        return [_condition("Ready", ("True", READY, ""), since or record.updated_at, generation)]
+    if failure is None:
+        return [_condition("Ready", ("False", "NotPresent", ""), None, generation)]
+    reason, start = camel_case(failure.code), failure.since
+    found = [_condition("Ready", ("False", reason, failure.message), start, generation)]
+    if not failure.retryable:
+        found.append(_condition("Stalled", ("True", reason, failure.hint), start, generation))
+    elif failure.next_retry_at:
+        when = f"try {failure.attempts + 1} at {failure.next_retry_at}"
+        said = ("True", "ProgressingWithRetry", when)
+        found.append(_condition("Reconciling", said, start, generation))
+    return found
 
 
-def readiness(document: Document) -> list[tuple[str, bool]]:
-    """(name, ready) of every image in a document of a pass or of `status`."""
-    images = document["images"]
-    return [(i["name"], i["conditions"][0]["status"] == "True") for i in images]
+def working(stage: str, generation: int) -> Document:
+    """The condition of an image that is at work this moment, in this stage."""
+    return _condition("Reconciling", ("True", "Progressing", stage), None, generation)
 
 
-def _condition(kind: str, status: str, reason: str, message: str, since: str | None) -> Document:
+def _condition(
+    kind: str, said: tuple[str, str, str], since: str | None, generation: int
+) -> Document:
+    status, reason, message = said
     return {
         "type": kind,
         "status": status,
         "reason": reason,
         "message": message,
         "last_transition_time": since,
-        "observed_generation": 1,
+        "observed_generation": generation,
     }
 
 

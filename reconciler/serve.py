@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from reconciler.errors import Code, HostError
+from reconciler.errors import BangerError, Code, HostError
 from reconciler.files import host_errors
 from reconciler.model import printable
 
@@ -116,7 +116,7 @@ class Server:
 def _listen(address: Address, routes: Routes) -> ThreadingHTTPServer:
     handler = type("Handler", (_Handler,), {"routes": routes, "local": address.path is not None})
     if address.path is None:
-        kind = _V6 if ":" in address.host else ThreadingHTTPServer
+        kind = _V6 if ":" in address.host else _Here
         return kind((address.host, address.port), handler)
     if address.path.exists() and stat.S_ISSOCK(address.path.lstat().st_mode):
         address.path.unlink()  # left by one that was killed
@@ -125,11 +125,16 @@ def _listen(address: Address, routes: Routes) -> ThreadingHTTPServer:
     return server
 
 
-class _V6(ThreadingHTTPServer):
+class _Here(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hung up, or a daemon out of descriptors: nothing for the log to hold."""
+
+
+class _V6(_Here):
     address_family = socket.AF_INET6
 
 
-class _Unix(ThreadingHTTPServer):
+class _Unix(_Here):
     address_family = socket.AF_UNIX
 
     def __init__(self, path: str, handler: type[BaseHTTPRequestHandler]) -> None:
@@ -162,7 +167,11 @@ class _Handler(BaseHTTPRequestHandler):
             answer = as_json({"error": "no such page", "pages": sorted(self.routes)})
             answer = Answer(answer.body, status=HTTPStatus.NOT_FOUND)
         else:
-            answer = route()
+            try:
+                answer = route()
+            except BangerError as error:  # the records of a newer program, a disk that fails
+                said = {"error": error.brief, "hint": error.resolution}
+                answer = as_json(said, good=False)
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
@@ -184,4 +193,9 @@ class _Handler(BaseHTTPRequestHandler):
 def _is_here(host: str) -> bool:
     """Whether a Host header names this machine: a page elsewhere must not reach us by its name."""
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    return name.strip("[]") in ("localhost", "::1") or name.startswith("127.")
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:  # some other name, whatever it begins with
+        return False

@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reconciler.errors import BangerError, Code
 from reconciler.files import host_error
-from reconciler.model import Emit, ImageSpec, Stage
+from reconciler.model import Emit, Stage
 from reconciler.oci.limits import DEFAULTS, Limits
 from reconciler.plan import ImagePlan
-from reconciler.wishes import never
+from reconciler.wishes import Wishes
 
 if TYPE_CHECKING:
     from reconciler.kernel.store import KernelStore
@@ -41,7 +41,7 @@ class Services:
     tools: Tools
     emit: Emit
     cancelled: threading.Event
-    give_up: Callable[[ImageSpec], str] = never
+    wishes: Wishes = field(default_factory=Wishes)
     timeout: float = math.inf
     """Seconds for one image."""
     limits: Limits = DEFAULTS

@@ -16,12 +16,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from reconciler.config.file import read_bytes
+from reconciler.config.load import Config, parse
 from reconciler.errors import ConfigError
 from reconciler.model import Emit, printable
 
@@ -81,6 +82,22 @@ def settled(path: Path) -> Sight:
         if time.monotonic() > deadline:
             return Sight(None, ConfigError(f"{path} does not stop changing"))
         before = sight
+
+
+def accept(sight: Sight, path: Path, interval: float | None = None) -> Config:
+    """The configuration that a sight holds. Raises ConfigError when it is none to work by.
+
+    An empty file is none: it is what a file looks like while somebody writes it. interval: seconds,
+    in place of the configuration's.
+    """
+    if sight.data is None:
+        raise sight.problem or ConfigError(f"{path} cannot be read")
+    if not sight.data.strip():
+        raise ConfigError(f"{path} is empty", resolution="Remove images by removing their entries.")
+    config = parse(sight.data, path.absolute().parent, path)
+    if interval is None:
+        return config
+    return replace(config, reconcile=replace(config.reconcile, interval=interval))
 
 
 def hops(path: Path) -> list[Path]:

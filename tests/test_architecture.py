@@ -17,7 +17,9 @@ cli
 verbs.*
 options
 daemon
+beside
 watch notify agenda serve page
+page_style
 metrics board
 render
 answers
@@ -65,7 +67,7 @@ OWNERS = {
 }
 
 PURE = ["plan", "collection", "model", "errors", "sizes", "oci.reference", "oci.merge", "report"]
-PURE += ["agenda", "wishes", "prune", "answers", "page"]
+PURE += ["agenda", "wishes", "prune", "answers", "page", "page_style"]
 IMPURE = {"os", "io", "time", "random", "logging", "shutil", "tempfile", "subprocess", "socket"}
 
 

@@ -91,6 +91,37 @@ def test_never_to_nothing_unless_that_is_allowed() -> None:
     assert image.action is Action.PRUNE
 
 
+def unbuilt(name: str) -> ImagePlan:
+    held = Held(ImageSpec(name, "r", 1), Reason.BACKING_OFF)
+    return ImagePlan(name, Action.NOOP, Reason.BACKING_OFF, held=held)
+
+
+def suspended(name: str) -> ImagePlan:
+    return ImagePlan(name, Action.SUSPEND, Reason.SUSPENDED, record=record(name))
+
+
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        ([unbuilt("new")], Reason.PRUNE_BLOCKED_EMPTY),
+        ([suspended("y")], Reason.PRUNE_BLOCKED_EMPTY),
+        ([unbuilt("new"), suspended("y")], Reason.REMOVED_FROM_CONFIG),
+        ([orphan("p", protect=True), wanted("w")], Reason.REMOVED_FROM_CONFIG),
+    ],
+)
+def test_the_last_image_goes_only_when_another_is_there(
+    others: list[ImagePlan], reason: Reason
+) -> None:
+    """A file whose one new image cannot be built must not cost the host its old one."""
+    plan = prune(Plan((*others, orphan("x"))), ON, {"x": OLD})
+    assert plan.images[-1].reason is reason
+
+
+def test_an_orphan_that_a_guest_runs_from_keeps_its_name() -> None:
+    plan = prune(Plan((*KEEP, orphan("x"))), ON, {"x": OLD}, frozenset(("x",)))
+    assert (plan.images[2].action, plan.images[2].reason) == (Action.ORPHAN, Reason.IN_USE)
+
+
 @pytest.mark.parametrize(
     ("count", "percent", "records", "most"),
     [(3, None, 100, 3), (0, None, 100, 0), (None, 25, 100, 25), (None, 25, 3, 1), (None, 0, 9, 0)],

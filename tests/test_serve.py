@@ -16,9 +16,7 @@ from support.images import directory, file, make_layout, tar
 from support.program import Program
 from test_daemon import config_of
 
-from reconciler.board import Board, Work
 from reconciler.errors import HostError
-from reconciler.page import page
 from reconciler.serve import parse_address
 
 SMALL = tar(directory("etc"), file("etc/hostname", b"guest\n"))
@@ -75,8 +73,8 @@ class TestListening:
             assert found["banger_stage_duration_seconds_count", "ext4"] == 1
             code, kind, body = get(where, "/")
             assert code == 200
-            assert "1 of 2 images ready" in body
-            assert "next try at" in body
+            assert "b is unwell" in body
+            assert "Next try in" in body
             assert get(where, "/nothing")[0] == 404
 
     def test_a_rejected_configuration_is_healthy_but_not_ready(
@@ -147,30 +145,3 @@ class TestMetricsFile:
     def test_of_one_pass(self, program: Program, config: Path, tmp_path: Path) -> None:
         program.run(config, "--metrics-file", tmp_path / "one.prom")
         assert numbers((tmp_path / "one.prom").read_text())["banger_image_ready", "a"] == 1
-
-
-class TestPage:
-    def test_hostile_text_is_text(self) -> None:
-        image = {
-            "name": "<script>x",
-            "ref": '"><b>',
-            "path": None,
-            "suspended": "<i>",
-            "conditions": [{"status": "False", "reason": "<u>"}],
-            "error": {"stage": "pull", "message": "<img src=x>", "hint": "&"},
-            "next_retry_at": None,
-        }
-        text = page({"images": [image]}, "<s>", [Work("<w>", "pull", 0.0, 1, 2)], {}, 3.0)
-        for piece in ("<script>", "<b>", "<i>x", "<u>", "<img", "<s>", "<w>"):
-            assert piece not in text.partition("<body>")[2]
-        assert 'value="1" max="2"' in text
-
-    def test_the_board_forgets_what_has_ended(self) -> None:
-        board = Board()
-        board("stage.started", {"image": "a", "stage": "pull"})
-        board("stage.progress", {"image": "a", "stage": "pull", "done": 5, "total": 9})
-        (work,) = board.working()
-        assert (work.done, work.total) == (5, 9)
-        board("stage.finished", {"image": "a", "stage": "pull", "duration_seconds": 2.0})
-        assert board.working() == []
-        assert board.stage_times("a") == {"pull": 2.0}

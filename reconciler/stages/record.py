@@ -5,7 +5,7 @@ In: a published artifact. Out: the by-name link and the record, `managed = true`
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from reconciler.errors import HostError
 from reconciler.model import DesiredImage, Record
@@ -59,6 +59,6 @@ def _previous(before: Record | None, image_id: str, retain: int) -> tuple[str, .
     return tuple(dict.fromkeys(i for i in earlier if i != image_id))[:retain]
 
 
-def timestamp() -> str:
-    """Now, as RFC 3339 in UTC with whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def timestamp(after: float = 0.0) -> str:
+    """Now, or so many seconds later, as RFC 3339 in UTC with whole seconds."""
+    return (datetime.now(UTC) + timedelta(seconds=after)).strftime("%Y-%m-%dT%H:%M:%SZ")

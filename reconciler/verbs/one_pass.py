@@ -10,7 +10,7 @@ from reconciler.config.load import load
 from reconciler.options import Options
 from reconciler.reconcile import Pass, preview, reconcile
 from reconciler.render import show_pass
-from reconciler.report import pass_document, readiness, summary_line
+from reconciler.report import pass_document, summary_line
 from reconciler.verbs.session import (
     EXIT_FAILED,
     EXIT_OK,
@@ -24,7 +24,7 @@ from reconciler.verbs.session import (
 from reconciler.wishes import Wishes
 
 if TYPE_CHECKING:
-    from reconciler.metrics import Metrics
+    from reconciler.metrics import Health, Metrics
 
 CHANGED, FAILED_ONLY, CHANGED_AND_FAILED = 2, 4, 6
 """Exit codes of `--detailed-exitcode`."""
@@ -51,8 +51,7 @@ def run(
         emit("reconcile.finished", changed=result.changed, failed=result.failed, **fields)
     document = pass_document(result)
     if metrics and metrics_file:
-        metrics.images(readiness(document))
-        metrics.write(metrics_file)
+        metrics.write(metrics_file, _health(options))
     if options.json:
         print_json(document)
     elif not options.quiet or result.failed:
@@ -60,6 +59,13 @@ def run(
     if stop.signal and result.failed:
         return 128 + stop.signal
     return _detailed(result) if detailed else (EXIT_FAILED if result.failed else EXIT_OK)
+
+
+def _health(options: Options) -> list[Health]:
+    from reconciler.metrics import health
+    from reconciler.status import read_status
+
+    return health(read_status(options.state_dir, options.cache_dir))
 
 
 def _metrics() -> Metrics:

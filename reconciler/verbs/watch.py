@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,20 +12,18 @@ from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
 from typing import Any
 
-from reconciler.answers import status_document
 from reconciler.board import Board
-from reconciler.daemon import Daemon, accept
+from reconciler.daemon import Daemon
 from reconciler.errors import BangerError
 from reconciler.events import Events
-from reconciler.metrics import CONTENT_TYPE, Metrics
+from reconciler.metrics import Metrics, Textfile, health
 from reconciler.notify import Notifier
 from reconciler.options import Options
-from reconciler.page import page
-from reconciler.report import pass_document, readiness
-from reconciler.serve import Answer, Routes, Server, as_json, as_page, parse_address
+from reconciler.serve import Server, parse_address
 from reconciler.status import read_status
+from reconciler.verbs.routes import Window
 from reconciler.verbs.session import EXIT_OK, events, handling, host_of
-from reconciler.watch import settled
+from reconciler.watch import accept, settled
 from reconciler.wishes import Wishes
 
 
@@ -54,9 +51,11 @@ def run(
         host = host_of(options, emit, threading.Event(), wishes)
         daemon = Daemon(config, sight, host, notifier, interval=interval)
         if seeing.metrics_file:
-            daemon.after_pass = partial(_write, seeing.metrics_file, options, metrics, emit)
+            textfile = Textfile(partial(_write, seeing.metrics_file, options, metrics, emit))
+            stack.callback(textfile.close)
+            daemon.on_news = textfile.refresh
         if address:
-            server = Server(address, _routes(daemon, options, board, metrics))
+            server = Server(address, Window(daemon, options, board, metrics).routes())
             stack.callback(server.close)
             emit("listening", address=server.where)
 
@@ -74,49 +73,10 @@ def run(
     return EXIT_OK
 
 
-def _routes(daemon: Daemon, options: Options, board: Board, metrics: Metrics) -> Routes:
-    """What each path shows."""
-
-    def status() -> dict[str, Any]:
-        return status_document(read_status(options.state_dir, options.cache_dir))
-
-    def ready() -> Answer:
-        why = daemon.unready()
-        return as_json({"ready": not why, "message": why}, good=not why)
-
-    def healthy() -> Answer:
-        return as_json({"healthy": daemon.healthy()}, good=daemon.healthy())
-
-    def measured() -> Answer:
-        _count_images(status(), metrics)
-        return Answer(metrics.text(), CONTENT_TYPE)
-
-    def last_pass() -> Answer:
-        return as_json(pass_document(daemon.last) if daemon.last else status())
-
-    def shown() -> Answer:
-        found = status()
-        times = {image["name"]: board.stage_times(image["name"]) for image in found["images"]}
-        return as_page(page(found, daemon.status(), board.working(), times, time.monotonic()))
-
-    return {
-        "/": shown,
-        "/healthz": healthy,
-        "/readyz": ready,
-        "/metrics": measured,
-        "/status": last_pass,
-    }
-
-
-def _count_images(document: dict[str, Any], metrics: Metrics) -> None:
-    metrics.images(readiness(document))
-
-
 def _write(path: Path, options: Options, metrics: Metrics, emit: Events) -> None:
-    """The textfile after a pass; what cannot be written is said and does no harm."""
+    """The textfile, anew; what cannot be written is said and does no harm."""
     try:
-        _count_images(status_document(read_status(options.state_dir, options.cache_dir)), metrics)
-        metrics.write(path)
+        metrics.write(path, health(read_status(options.state_dir, options.cache_dir)))
     except BangerError as error:
         emit("metrics.failed", message=error.brief)
 
