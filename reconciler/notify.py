@@ -14,6 +14,8 @@ from contextlib import suppress
 
 from reconciler.model import printable
 
+_PATIENCE = 2.0
+"""Seconds that a manager with a full queue may hold up the loop; what it misses is said again."""
 _KIND = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
 
 
@@ -28,6 +30,8 @@ class Notifier:
         self.watchdog = watchdog if address else None
         # made once: a daemon that has run out of descriptors must still feed its watchdog
         self._channel = socket.socket(socket.AF_UNIX, _KIND) if address else None
+        if self._channel:
+            self._channel.settimeout(_PATIENCE)
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> Notifier:

@@ -186,6 +186,7 @@ class Watch:
         self._stopped = threading.Event()
         self._wake = threading.Event()
         """Somebody wants a look, or the end; watchfiles looks at it every few milliseconds."""
+        self._asked = False
         self._armed = False
         self._degraded = ""
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -195,7 +196,11 @@ class Watch:
         self._thread.start()
 
     def look(self) -> None:
-        """Read the file again whatever the kernel told: an event that was lost is made up for."""
+        """Read the file and tell what is there: an event or a reading that was lost is made up for.
+
+        Returns at once.
+        """
+        self._asked = True
         self._wake.set()
 
     def stop(self) -> None:
@@ -258,8 +263,9 @@ class Watch:
             pass
 
     def _look(self) -> None:
+        asked, self._asked = self._asked, False
         sight = settled(self._path)
-        if sight.digest != self._told and not self._stopped.is_set():
+        if (asked or sight.digest != self._told) and not self._stopped.is_set():
             self._told = sight.digest
             self._tell(sight)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import signal
 import sqlite3
@@ -14,7 +15,10 @@ import pytest
 from support.daemon import PATIENCE, Manager, watching
 from support.images import directory, file, make_layout, tar
 from support.program import Program
+from support.registries import answer
+from support.server import scripted
 
+RETRYING = "ProgressingWithRetry"
 SMALL = tar(directory("etc"), file("etc/hostname", b"guest\n"))
 
 
@@ -78,6 +82,7 @@ class TestConfiguration:
             assert daemon.wait("config.loaded")["generation"] == 1
             daemon.wait("reconcile.finished")
         assert program.rootfs("a").exists()
+        assert daemon.names().count("config.rejected") == 1  # once for these bytes
 
     def test_a_file_that_goes_and_comes_back(self, program: Program, config: Path) -> None:
         with watching(program, config) as daemon:
@@ -129,6 +134,34 @@ class TestConfiguration:
         assert "backoff.scheduled" not in daemon.names()
 
 
+class TestDeleting:
+    PRUNE = '[prune]\nimages = true\ngrace = "0s"\nmax = 9'
+
+    def test_nothing_goes_while_the_file_is_rejected(
+        self, program: Program, config: Path, ref: str
+    ) -> None:
+        """Neither an image that left the file nor an artifact that nothing refers to."""
+        config_of(config, ref, ref, ref, head=self.PRUNE, size="16MiB")
+        with watching(program, config) as daemon:
+            daemon.wait("reconcile.finished")
+            config_of(config, ref, ref, head=self.PRUNE)
+            daemon.wait("reconcile.finished")  # the first pass that sees the orphan
+            stray = program.state / "images" / ("0" * 32)
+            stray.mkdir()
+            good = config.read_bytes()
+            config.write_text("version = ")
+            daemon.wait("config.rejected")
+            for _ in range(3):
+                daemon.signal(signal.SIGHUP)
+                daemon.wait("reconcile.finished")
+            assert program.rootfs("c").exists()
+            assert stray.exists()
+            config.write_bytes(good)
+            daemon.wait("image.pruned", lambda e: e["image"] == "c")
+            daemon.wait("reconcile.finished")
+        assert not stray.exists()
+
+
 class TestDrift:
     def test_what_was_lost_comes_back_without_an_edit(self, program: Program, config: Path) -> None:
         with watching(program, config, "--interval", "300ms") as daemon:
@@ -171,6 +204,59 @@ class TestFailures:
             assert attempts == [1, 2, 3]
             daemon.signal(signal.SIGHUP)
             daemon.wait("backoff.scheduled", lambda e: e["attempt"] == 1)
+
+    def test_a_reload_during_a_pass_counts_for_what_failed_in_it(
+        self, program: Program, config: Path, slow: str
+    ) -> None:
+        config_of(config, slow, "oci:/no/such/layout", size="128MiB")
+        with watching(program, config, "--interval", "1h") as daemon:
+            daemon.wait("image.failed", lambda e: e["image"] == "b")
+            daemon.wait("stage.started", lambda e: e["stage"] == "flatten")
+            daemon.signal(signal.SIGHUP)
+            daemon.wait("reconcile.finished")
+            daemon.wait("image.failed", lambda e: e["image"] == "b")
+
+    def test_a_registry_that_asks_for_patience_gets_it(
+        self, program: Program, config: Path
+    ) -> None:
+        with scripted() as script:
+            busy = answer(b"", {"Retry-After": "2000"}, status=429)
+            script.routes["/v2/x/manifests/1"] = busy
+            retry = 'retry = { base = "100ms", factor = 2, max = "1s" }'
+            registry = f'[[registry]]\nhost = "{script.host}"\nplain-http = true'
+            config_of(config, f"{script.host}/x:1", head=f"{retry}\n{registry}")
+            with watching(program, config) as daemon:
+                wait = daemon.wait("backoff.scheduled", lambda e: "image" in e)
+                assert 1900 < wait["delay_seconds"] <= 2000
+                assert wait["stalled"] is False
+                daemon.wait("reconcile.finished")
+                shown = program.run("status", "--json").images["a"]
+                kinds = {c["type"]: c["reason"] for c in shown["conditions"]}
+                assert kinds == {"Ready": "RegistryUnavailable", "Reconciling": RETRYING}
+                asked = len(script.seen)
+                daemon.signal(signal.SIGHUP)
+                daemon.wait("reconcile.finished")
+                assert len(script.seen) > asked
+
+    def test_without_descriptors_it_goes_on_and_recovers(
+        self, program: Program, config: Path, manager: Manager, ref: str
+    ) -> None:
+        fed = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "300000"}
+        config_of(config, ref, head='retry = { base = "100ms", factor = 2, max = "1s" }')
+        with watching(program, config, "--interval", "500ms", **fed) as daemon:
+            daemon.wait("reconcile.finished")
+            pid = daemon.process.pid
+            before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+            daemon.signal(signal.SIGHUP)
+            daemon.wait("reconcile.failed")
+            for _ in range(30):  # more than could have been waiting in the queue
+                manager.next("WATCHDOG")
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+            daemon.wait("config.loaded")
+            daemon.wait("reconcile.finished")
+            daemon.signal(signal.SIGTERM)
+            assert daemon.ended() == 0
 
     def test_another_writer_is_waited_for(
         self, program: Program, config: Path, ref: str, slow: str, tmp_path: Path

@@ -10,7 +10,7 @@ import pytest
 
 from reconciler.errors import Code, HostError
 from reconciler.model import Failure, Record, StageKeys
-from reconciler.records import Records
+from reconciler.records import HISTORY_LENGTH, Records
 
 WEB = Record(
     name="web",
@@ -139,3 +139,48 @@ def test_a_newer_database_is_refused_untouched(path: Path) -> None:
     with pytest.raises(HostError, match="newer"):
         Records(path).save(WEB)
     assert path.read_bytes() == before
+
+
+class TestHistory:
+    def test_it_holds_changes_of_state_and_no_repetitions(self, path: Path) -> None:
+        records = Records(path)
+        records.save(WEB)
+        records.save(replace(WEB, updated_at="2026-01-03T00:00:00Z"))
+        for number in range(5):
+            records.fail(replace(DOWN, at=f"t{number}", attempts=number))
+        records.fail(replace(DOWN, code="not-found", at="t9"))
+        records.clear_failure("web")
+        found = records.read().history["web"]
+        told = [(change.status, change.reason) for change in found]
+        assert told == [
+            ("True", "Reconciled"),
+            ("False", "RegistryUnavailable"),
+            ("False", "NotFound"),
+            ("True", "Reconciled"),
+        ]
+        assert found[1].at == "t0"
+
+    def test_it_is_bounded_and_goes_with_the_name(self, path: Path) -> None:
+        records = Records(path)
+        for number in range(HISTORY_LENGTH * 2):
+            records.fail(replace(DOWN, code="not-found" if number % 2 else "timeout"))
+        assert len(records.read().history["web"]) == HISTORY_LENGTH
+        records.forget("web")
+        assert records.read().history == {}
+
+    def test_a_database_from_before_there_was_one_is_read(self, path: Path) -> None:
+        Records(path).save(WEB)
+        with sqlite3.connect(path) as database:
+            database.execute("DROP TABLE history")
+        database.close()
+        contents = Records(path).read()
+        assert (contents.records, contents.history) == ({"web": WEB}, {})
+        assert not contents.damaged and not contents.unusable
+
+    def test_its_damage_is_no_damage_of_the_records(self, path: Path) -> None:
+        Records(path).save(WEB)
+        with sqlite3.connect(path) as database:
+            database.execute("UPDATE history SET document = 'x'")
+        database.close()
+        contents = Records(path).read()
+        assert (contents.damaged, contents.history) == ((), {})

@@ -6,12 +6,14 @@ import http.client
 import json
 import signal
 import socket
+import sqlite3
 import stat
+import time
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.daemon import watching
+from support.daemon import PATIENCE, watching
 from support.images import directory, file, make_layout, tar
 from support.program import Program
 from test_daemon import config_of
@@ -52,6 +54,11 @@ def numbers(text: str) -> Numbers:
     return found
 
 
+def told(path: Path, metric: str) -> float | None:
+    """What a textfile says, if it is there already."""
+    return numbers(path.read_text())[metric, ""] if path.exists() else None
+
+
 class TestListening:
     def test_everything_that_is_shown(self, program: Program, config: Path) -> None:
         with watching(program, config, "--listen", "127.0.0.1:0") as daemon:
@@ -64,6 +71,11 @@ class TestListening:
             images = {image["name"]: image for image in json.loads(body)["images"]}
             assert images["a"]["conditions"][0]["status"] == "True"
             assert images["b"]["error"]
+            assert images["b"]["next_retry_at"]
+            assert {c["type"]: c["reason"] for c in images["b"]["conditions"]} == {
+                "Ready": "NotFound",
+                "Stalled": "NotFound",
+            }
             code, kind, body = get(where, "/metrics")
             assert kind.startswith("text/plain")
             found = numbers(body)
@@ -96,8 +108,23 @@ class TestListening:
     ) -> None:
         with watching(program, config, "--listen", "127.0.0.1:0") as daemon:
             where = daemon.wait("listening")["address"]
-            assert get(where, "/status", Host="evil.example")[0] == 421
+            for name in ("evil.example", "127.evil.example", "127.0.0.1.evil.example:80", ""):
+                assert get(where, "/status", Host=name)[0] == 421
+            assert get(where, "/healthz", Host="127.0.0.1")[0] == 200
             assert get(where, "/healthz", Host="localhost:80")[0] == 200
+
+    def test_records_that_cannot_be_read_are_said(self, program: Program, config: Path) -> None:
+        with watching(program, config, "--listen", "127.0.0.1:0") as daemon:
+            where = daemon.wait("listening")["address"]
+            daemon.wait("reconcile.finished")
+            with sqlite3.connect(program.state / "records.db", timeout=60) as database:
+                database.execute("PRAGMA user_version = 99")
+            database.close()
+            code, _, body = get(where, "/")
+            assert code == 503
+            assert "newer" in json.loads(body)["error"]
+            assert get(where, "/healthz")[0] == 200
+        assert daemon.noise == []
 
     def test_a_unix_socket_comes_and_goes(
         self, program: Program, config: Path, tmp_path: Path
@@ -141,6 +168,19 @@ class TestMetricsFile:
         assert found["banger_passes_total", "failed"] == 2
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert [p.name for p in tmp_path.iterdir() if "prom" in p.name] == ["banger.prom"]
+
+    def test_a_rejected_file_is_told_without_a_pass(
+        self, program: Program, config: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "banger.prom"
+        with watching(program, config, "--metrics-file", path) as daemon:
+            daemon.wait("reconcile.finished")
+            for text, rejected in (("version = ", 1.0), (config.read_text(), 0.0)):
+                config.write_text(text)
+                until = time.monotonic() + PATIENCE
+                while told(path, "banger_config_rejected") != rejected:
+                    assert time.monotonic() < until
+                    time.sleep(0.02)
 
     def test_of_one_pass(self, program: Program, config: Path, tmp_path: Path) -> None:
         program.run(config, "--metrics-file", tmp_path / "one.prom")
