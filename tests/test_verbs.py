@@ -87,6 +87,47 @@ class TestLeaving:
         assert program.run("rm", "b", "--protected").code == 0
         assert list(program.run("status", "--json").images) == ["a"]
 
+    def test_a_lost_database_makes_nobody_unprotected(
+        self, program: Program, config: Path, ref: str
+    ) -> None:
+        config.write_text(config.read_text() + "protect = true\n")
+        program.run(config)
+        config_of(config, ref, head=NOW)
+        for path in program.state.glob("records.db*"):
+            path.unlink()
+        for _ in range(3):
+            assert program.run(config, "--json").images["b"]["reason"] == "Protected"
+        assert program.rootfs("b").exists()
+        assert program.run("status", "--json").images["a"]["protect"] is False
+
+    def test_what_a_guest_runs_from_keeps_its_name_until_the_guest_ends(
+        self, program: Program, config: Path, ref: str
+    ) -> None:
+        config_of(config, ref, f"{ref}", size="20MiB")
+        config.write_text(config.read_text().replace("20MiB", "16MiB", 1))
+        program.run(config)
+        config_of(config, ref, head=NOW)
+        with program.rootfs("b").open("rb"):
+            for _ in range(3):
+                kept = program.run(config, "--json")
+            assert (kept.code, kept.images["b"]["reason"]) == (0, "InUse")
+            assert program.rootfs("b").exists()
+        assert program.run(config, "--json").images["b"]["action"] == "prune"
+        assert not program.rootfs("b").exists()
+
+    def test_a_grace_begins_when_pruning_does(
+        self, program: Program, config: Path, ref: str
+    ) -> None:
+        """What was an orphan once, and wanted since, is not owed to an old note."""
+        program.run(config)
+        config_of(config, ref, head=NOW)
+        program.run(config)
+        config_of(config, ref, ref)
+        program.run(config)
+        config_of(config, ref, head=NOW)
+        assert program.run(config, "--json").images["b"]["action"] == "orphan"
+        assert program.run(config, "--json").images["b"]["action"] == "prune"
+
 
 class TestByHand:
     def test_rm_of_an_unknown_name_names_those_there_are(
