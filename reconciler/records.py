@@ -47,10 +47,11 @@ class Contents:
 
     records: dict[str, Record] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
-    history: dict[str, tuple[Transition, ...]] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
     unusable: str = ""
     """Why the whole database cannot be used; empty when it can."""
+    history: dict[str, tuple[Transition, ...]] = field(default_factory=dict)
+    """Changes of state by name: only with `read(history=True)`, for no pass needs them."""
 
 
 class Records:
@@ -62,16 +63,16 @@ class Records:
         self.written = False
         """True once anything was written, or tried, through this object."""
 
-    def read(self) -> Contents:
+    def read(self, *, history: bool = False) -> Contents:
         """Everything in it. A missing or garbage database is `unusable`; a newer one is refused."""
         for _ in range(_READ_TRIES - 1):
             before = self._stamp()
-            contents = self._read(immutable=not self._log.exists())
+            contents = self._read(immutable=not self._log.exists(), history=history)
             if self._stamp() == before:
                 return contents
-        return self._read(immutable=False)
+        return self._read(immutable=False, history=history)
 
-    def _read(self, *, immutable: bool) -> Contents:
+    def _read(self, *, immutable: bool, history: bool) -> Contents:
         if self._stamp()[1] == 0:  # empty: its first writer was killed before the first commit
             return Contents(unusable="there is no database yet")
         # Without a WAL file everything is in the main file, and "immutable" reads that without
@@ -80,7 +81,9 @@ class Records:
         uri = f"{self._path.absolute().as_uri()}?{mode}"
         try:
             with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as database:
-                return self._contents(database)
+                contents = self._contents(database)
+                past = dict(_past(database)) if history else {}
+                return replace(contents, history=past)
         except sqlite3.DatabaseError as error:
             if _is_damage(error):
                 return Contents(unusable=f"{self._path.name} is damaged: {error}")
@@ -100,10 +103,7 @@ class Records:
         damaged: list[str] = []
         records = {r.name: r for r in _rows(database, "records", _record, damaged)}
         failures = {f.name: f for f in _rows(database, "failures", _failure, damaged)}
-        # only for people, and younger than the other tables: neither its absence nor its damage
-        # is a reason to doubt the records
-        history = {h.name: h.transitions for h in _histories(database)}
-        return Contents(records, failures, history, tuple(damaged))
+        return Contents(records, failures, tuple(damaged))
 
     def save(self, record: Record, *, instead_of: str | None = None) -> None:
         """Write one record and clear its failure, in one commit; another name goes with it."""
@@ -130,8 +130,7 @@ class Records:
         """The name is well again, or wanted no more."""
         with self._writer() as database:
             _delete(database, ("failures",), name)
-            records = (r for r in _rows(database, "records", _record, []) if r.name == name)
-            if record := next(records, None):
+            if record := next(_rows(database, "records", _record, [], name=name), None):
                 (now,) = database.execute(_NOW).fetchone()
                 _note(database, name, _ready(record, now))
             else:
@@ -187,36 +186,46 @@ def _rows(
     kind: TypeAdapter[Row],
     damaged: list[str],
     bad: list[int] | None = None,
+    *,
+    name: str | None = None,
 ) -> Iterator[Row]:
     """The rows that are whole; of the others, words go to `damaged` and row numbers to `bad`.
 
+    name: only the row of this name.
     Any bit of a row may have flipped: also one of its name, or one that makes text another type.
     """
     query = f"SELECT rowid, name, document, sha256 FROM {table} NOT INDEXED"  # noqa: S608
+    if name is not None:
+        query += " WHERE name = ?"
     found = []
-    for number, name, document, digest in database.execute(query):
+    for number, key, document, digest in database.execute(query, () if name is None else (name,)):
         if isinstance(document, str) and _sha256(document) == digest:
             with suppress(ValidationError):
                 row = kind.validate_json(document)
-                if row.name == name:
+                if row.name == key:
                     found.append(row)
                     continue
-        damaged.append(f"the row of {printable(str(name), 80)} in {table} is damaged")
+        damaged.append(f"the row of {printable(str(key), 80)} in {table} is damaged")
         if bad is not None:
             bad.append(number)
     yield from sorted(found, key=lambda row: row.name)
 
 
-def _histories(database: sqlite3.Connection) -> Iterator[History]:
-    found = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'history'").fetchone()
-    if found:
-        with suppress(sqlite3.DatabaseError):
-            yield from _rows(database, "history", _history, [])
+def _past(
+    database: sqlite3.Connection, name: str | None = None
+) -> Iterator[tuple[str, tuple[Transition, ...]]]:
+    """By name, changes of state. For people only, in a table younger than the others.
+
+    So neither its absence nor its damage is a reason to doubt the records.
+    """
+    with suppress(sqlite3.DatabaseError):
+        for found in _rows(database, "history", _history, [], name=name):
+            yield found.name, found.transitions
 
 
 def _note(database: sqlite3.Connection, name: str, now: Transition) -> None:
     """Add to a name's history what is another state than its last one."""
-    known = next((h.transitions for h in _histories(database) if h.name == name), ())
+    known = next((past for _, past in _past(database, name)), ())
     last = known[-1] if known else None
     same_failure = last and now.status == "False" and last.reason == now.reason
     if same_failure or (last and replace(last, at=now.at) == now):

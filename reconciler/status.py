@@ -29,7 +29,7 @@ class Status:
 def read_status(state_dir: Path, cache_dir: Path) -> Status:
     """Read it. Raises HostError for a database that a newer program wrote."""
     store = Store(state_dir, cache_dir)
-    contents = Records(store.database).read()
+    contents = Records(store.database).read(history=True)
     records = contents.records.values()
     sizes = {r.name: allocated(store.artifact(r.id)) for r in records}
     return Status(store, contents, sizes, Notes(store.state).suspensions())

@@ -150,7 +150,7 @@ class TestHistory:
             records.fail(replace(DOWN, at=f"t{number}", attempts=number))
         records.fail(replace(DOWN, code="not-found", at="t9"))
         records.clear_failure("web")
-        found = records.read().history["web"]
+        found = records.read(history=True).history["web"]
         told = [(change.status, change.reason) for change in found]
         assert told == [
             ("True", "Reconciled"),
@@ -164,16 +164,16 @@ class TestHistory:
         records = Records(path)
         for number in range(HISTORY_LENGTH * 2):
             records.fail(replace(DOWN, code="not-found" if number % 2 else "timeout"))
-        assert len(records.read().history["web"]) == HISTORY_LENGTH
+        assert len(records.read(history=True).history["web"]) == HISTORY_LENGTH
         records.forget("web")
-        assert records.read().history == {}
+        assert records.read(history=True).history == {}
 
     def test_a_database_from_before_there_was_one_is_read(self, path: Path) -> None:
         Records(path).save(WEB)
         with sqlite3.connect(path) as database:
             database.execute("DROP TABLE history")
         database.close()
-        contents = Records(path).read()
+        contents = Records(path).read(history=True)
         assert (contents.records, contents.history) == ({"web": WEB}, {})
         assert not contents.damaged and not contents.unusable
 
@@ -182,5 +182,5 @@ class TestHistory:
         with sqlite3.connect(path) as database:
             database.execute("UPDATE history SET document = 'x'")
         database.close()
-        contents = Records(path).read()
+        contents = Records(path).read(history=True)
         assert (contents.damaged, contents.history) == ((), {})
