@@ -99,7 +99,8 @@ class Sources:
     def resolve(self, spec: ImageSpec) -> PinnedImage:
         """Pin an image: its manifest and config land in the blob cache.
 
-        A digest whose documents are cached, `pull = "never"` and offline make no request.
+        What is known is not asked for again, so that a pass which finds nothing to do makes no
+        request; with `pull = "always"` a tag is, by a HEAD, and fetched when it has moved.
         Raises ImageError, RemoteError, HostError.
         """
         ref = parse_reference(spec.ref)
@@ -165,12 +166,10 @@ class Sources:
             entries = self._local.open(ref).entries(ref)
             return choose(entries, spec.platform, printable(ref.text)).descriptor
         known = self._known(ref)
-        if known and (ref.digest or self._offline or spec.pull == "never"):
+        if known and (ref.digest or self._offline or spec.pull != "always"):
             return known
         self._demand_online(spec, f"the manifest of {printable(ref.text)}")
-        return self._connected().ask(
-            ref, partial(self._ask, ref, None if spec.pull == "always" else known)
-        )
+        return self._connected().ask(ref, partial(self._ask, ref, known))
 
     def _pin(self, ref: Reference, spec: ImageSpec, top: Descriptor) -> PinnedImage:
         manifest, body = self._manifest(ref, spec, top)
