@@ -43,7 +43,8 @@ def _plain(event: str, fields: dict[str, Any]) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")  # in one piece: images are built side by side
+    sys.stderr.flush()
 
 
 def _line(event: str, fields: dict[str, Any]) -> str:

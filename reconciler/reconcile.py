@@ -195,8 +195,12 @@ def new_id() -> str:
 
 
 def _alone(services: Services, patience: float) -> AbstractContextManager[None]:
-    """Be the one writer, after at most this many seconds of waiting."""
-    return services.store.writer(patience, lambda said: services.emit("lock.waiting", message=said))
+    """Be the one writer, after at most this many seconds of waiting; a signal ends that, too."""
+    return services.store.writer(
+        patience,
+        lambda said: services.emit("lock.waiting", message=said),
+        _checkpoint(services.cancelled),
+    )
 
 
 def _speaking_of(host: Host, reconcile_id: str) -> Host:

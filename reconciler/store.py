@@ -111,11 +111,15 @@ class Store:
 
     @contextmanager
     def writer(
-        self, patience: float = 0.0, waiting: Callable[[str], None] | None = None
+        self,
+        patience: float = 0.0,
+        waiting: Callable[[str], None] | None = None,
+        checkpoint: Callable[[], None] | None = None,
     ) -> Iterator[None]:
         """Be the one writer. Raises Busy, naming the holder, when another process is.
 
-        patience: seconds to wait for it; waiting: told once, in words, that we do.
+        patience: seconds to wait for it; waiting: told once, in words, that we do; checkpoint:
+        called again and again while we do, may raise to give up.
         """
         with host_errors("the lock cannot be taken"):
             lock = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -128,6 +132,8 @@ class Store:
                 if waiting:
                     waiting(said)
                     waiting = None
+                if checkpoint:
+                    checkpoint()
                 time.sleep(_LOCK_STEP)
             yield
         finally:

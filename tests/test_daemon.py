@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import resource
 import shutil
 import signal
@@ -305,6 +306,18 @@ class TestStopping:
             assert daemon.ended() == 0
             assert time.monotonic() - begin < 60
         assert program.run(config).code == 0
+
+    def test_a_daemon_that_waits_for_the_lock_ends_well(
+        self, program: Program, config: Path
+    ) -> None:
+        program.state.mkdir(parents=True)
+        with (program.state / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with watching(program, config, "--lock-timeout", "1h") as daemon:
+                daemon.wait("lock.waiting")
+                daemon.signal(signal.SIGTERM)
+                assert daemon.ended() == 0
+            assert daemon.events[-1]["clean"] is True
 
     def test_a_second_signal_ends_it_at_once(
         self, program: Program, config: Path, slow: str
