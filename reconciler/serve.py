@@ -118,11 +118,31 @@ def _listen(address: Address, routes: Routes) -> ThreadingHTTPServer:
     if address.path is None:
         kind = _V6 if ":" in address.host else _Here
         return kind((address.host, address.port), handler)
-    if address.path.exists() and stat.S_ISSOCK(address.path.lstat().st_mode):
-        address.path.unlink()  # left by one that was killed
+    _make_room(address.path)
     server = _Unix(os.fspath(address.path), handler)
     address.path.chmod(0o660)
     return server
+
+
+def _make_room(path: Path) -> None:
+    """Remove the socket of one that was killed; that of a living one stays. Raises HostError."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return  # and bind says so
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_TIMEOUT)
+            probe.connect(os.fspath(path))
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        path.unlink(missing_ok=True)
+        return
+    raise HostError(
+        f"--listen: another process listens on {path}",
+        code=Code.BUSY,
+        resolution="Give each daemon a socket of its own.",
+        retryable=False,
+    )
 
 
 class _Here(ThreadingHTTPServer):

@@ -147,6 +147,18 @@ class TestListening:
             assert daemon.ended() == 0
         assert not path.exists()
 
+    def test_the_socket_of_a_living_one_is_left_to_it(
+        self, program: Program, config: Path, tmp_path: Path
+    ) -> None:
+        with watching(program, config, "--listen", f"unix:{tmp_path}/s") as daemon:
+            daemon.wait("listening")
+            other = Program(tmp_path / "other")
+            refused = other.run("--watch", "--listen", f"unix:{tmp_path}/s", config)
+            assert refused.code == 1
+            assert "another process listens" in refused.err
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(f"{tmp_path}/s")
+
     @pytest.mark.parametrize("address", ["0.0.0.0:80", "192.0.2.1:80", "[::]:80", "host:80", "x"])
     def test_a_network_is_refused(self, address: str) -> None:
         with pytest.raises(HostError, match="--listen"):
