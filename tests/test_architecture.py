@@ -44,7 +44,7 @@ tools ext4.*
 config.*
 oci.*
 files hot parallel
-sizes durations streams
+sizes durations streams allocator
 wishes
 model
 errors
@@ -54,7 +54,7 @@ __init__
 OWNERS = {
     "subprocess": {"tools"},
     "httpx": {"oci.web", "oci.line"},
-    "ctypes": {"ext4.libext2fs", "files", "tools"},
+    "ctypes": {"allocator", "ext4.libext2fs", "files", "tools"},
     "tomli": {"config.load"},
     "sqlite3": {"records"},
     "watchfiles": {"watch"},

@@ -12,6 +12,7 @@ from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
 from typing import Any
 
+from reconciler.allocator import share_one_arena
 from reconciler.board import Board
 from reconciler.daemon import Daemon
 from reconciler.errors import BangerError
@@ -39,6 +40,7 @@ def run(
     options: Options, path: Path, wishes: Wishes, seeing: Seeing, *, interval: float | None
 ) -> int:
     """Watch until told to stop. Raises ConfigError when there is nothing good to start with."""
+    share_one_arena()
     notifier = Notifier.from_environment(os.environ)
     sight = settled(path)
     config = accept(sight, path, interval)
