@@ -17,12 +17,13 @@ from support.tarball import entry, gnu_long, header, tar
 
 from reconciler.direct import selfcheck
 from reconciler.direct.builder import DirectBuilder
-from reconciler.errors import Code, HostError, ImageError
+from reconciler.errors import Code, HostError, ImageError, RemoteError
 from reconciler.ext4 import libext2fs
 from reconciler.ext4.libext2fs import NoRoom, Writer
 from reconciler.ext4.reader import Filesystem
 from reconciler.observe import builder_for
 from reconciler.oci.layers import LayerMismatch
+from reconciler.room import Feed
 
 INDEXED = 0x1000
 
@@ -206,6 +207,42 @@ class TestKernel:
         with mounted(room.rootfs, tmp_path / "mnt") as top, pytest.raises(OSError, match="space"):
             (top / "fill").write_bytes(os.urandom(16 * MIB))
         check(room.rootfs)
+
+
+class TestOverlap:
+    def test_a_layer_is_built_while_the_next_is_fetched(self, tmp_path: Path) -> None:
+        layers = [tar(entry("a", data=os.urandom(90_000))), tar(entry("b", data=b"b"))]
+        image = desired(layers, tmp_path, "direct", 32 * MIB)
+        room = room_for(image, tmp_path)
+        first, second = (layer.blob for layer in image.pinned.layers)
+        room.feed = Feed(image.pinned)
+        room.feed.put(first.digest, tmp_path / "blobs" / first.digest)
+        order: list[str] = []
+
+        def emit(event: str, **fields: object) -> None:
+            if fields.get("done") == first.size and not order:
+                order.append("first is built")
+                room.feed.put(second.digest, tmp_path / "blobs" / second.digest)
+
+        room.emit = emit
+        waited_in_vain = HostError("the first layer was not built before the second came")
+        timer = threading.Timer(60, room.feed.fail, [waited_in_vain])
+        timer.start()
+        run(image, room)
+        timer.cancel()
+        assert order == ["first is built"]
+        assert {b"a", b"b"} <= listing(room.rootfs).keys()
+
+    def test_a_fetch_that_fails_ends_the_build(self, tmp_path: Path) -> None:
+        image = desired([tar(entry("a")), tar(entry("b"))], tmp_path, "direct", 32 * MIB)
+        room = room_for(image, tmp_path)
+        first = image.pinned.layers[0].blob.digest
+        room.feed = Feed(image.pinned)
+        room.feed.put(first, tmp_path / "blobs" / first)
+        room.feed.fail(RemoteError("the registry is gone"))
+        with pytest.raises(RemoteError, match="gone"):
+            run(image, room)
+        assert not room.rootfs.exists() or room.tree is None
 
 
 class TestTrouble:

@@ -40,6 +40,21 @@ def test_a_clone_has_the_bytes_and_the_holes(tmp_path: Path) -> None:
     assert allocated(tmp_path / "copy") < 1 << 20
 
 
+def test_a_clone_moves_no_byte_through_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reflink, or the kernel's own copy: a name or a kernel must not cost an image's bytes."""
+    path = sparse(tmp_path / "f", 64 << 20, {5 << 20: os.urandom(1 << 20)})
+    before = Path("/proc/self/io").read_text().splitlines()
+    monkeypatch.setattr(os, "pread", None)
+    clone_file(path, tmp_path / "copy")
+    after = Path("/proc/self/io").read_text().splitlines()
+    monkeypatch.undo()
+    assert (tmp_path / "copy").read_bytes() == path.read_bytes()
+    calls = [int(lines[2].split()[1]) for lines in (before, after)]  # syscr: reads of this process
+    assert calls[1] - calls[0] < 10
+
+
 def test_rename_new_refuses_even_an_empty_directory(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "taken").mkdir()

@@ -72,7 +72,6 @@ class DirectBuilder:
         with host_errors("cannot write the content of the image"):
             self._abandon()
             room.scratch.mkdir(mode=0o700, exist_ok=True)
-            selfcheck.require(image, room)
             size = image.spec.size
             if size is not None and size % BLOCK == 0 and SMALLEST <= size <= LARGEST:
                 try:
@@ -84,9 +83,14 @@ class DirectBuilder:
 
     def _stream_in_place(self, image: DesiredImage, room: Room, size: int) -> None:
         inodes = inode_count(Need(0, 0), size)
-        made = self._make(image, room, size, inodes)
-        self._contents = Contents(made.descriptor, made.space)
-        tree = replay(image, room, self._contents.add, self._contents.flush)
+
+        def place() -> Contents:
+            selfcheck.require(image, room)
+            made = self._make(image, room, size, inodes)
+            self._contents = Contents(made.descriptor, made.space)
+            return self._contents
+
+        tree = replay(image, room, place)
         need = _need(tree)
         room.tree = tree
         ext4.wanted_size(image, room, need)
@@ -94,9 +98,13 @@ class DirectBuilder:
             raise NoRoom(f"{inodes} inodes are too few")
 
     def _stream_to_spool(self, image: DesiredImage, room: Room) -> None:
-        self._spool = self._open.enter_context(_spool(room.staging))
-        self._contents = Contents(self._spool, SpoolSpace())
-        room.tree = replay(image, room, self._contents.add, self._contents.flush)
+        def place() -> Contents:
+            selfcheck.require(image, room)
+            self._spool = self._open.enter_context(_spool(room.staging))
+            self._contents = Contents(self._spool, SpoolSpace())
+            return self._contents
+
+        room.tree = replay(image, room, place)
 
     def finish(self, image: DesiredImage, room: Room) -> None:
         """Write the tree that `stream` left, guest assets on top, then sync and check.

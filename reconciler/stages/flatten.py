@@ -77,32 +77,42 @@ def _prepare(scratch: Path) -> Path:
 
 
 def _merge(image: DesiredImage, room: Room, data: Path) -> Tree:
-    with open_directory(data) as spool:
-
-        def keep(serial: int, size: int, payload: Payload) -> None:
-            _spool(serial, size, payload, spool, room.scratch)
-
-        return replay(image, room, keep, lambda: None)
+    with open_directory(data) as directory:
+        return replay(image, room, lambda: _Spool(directory, room.scratch))
 
 
-def _spool(serial: int, size: int, payload: Payload, directory: int, scratch: Path) -> None:
-    """Write one payload to the file of its serial number; holes stay holes."""
-    try:
-        descriptor = create_file(str(serial), directory)
+class _Spool:
+    """Contents as files, by their serial numbers, in an open directory."""
+
+    def __init__(self, directory: int, scratch: Path) -> None:
+        self._directory = directory
+        self._scratch = scratch
+
+    def add(self, serial: int, size: int, payload: Payload) -> None:
+        """Write one content; holes stay holes."""
         try:
-            hole = False
-            for piece in payload:
-                hole = isinstance(piece, int)
-                if isinstance(piece, int):
-                    os.lseek(descriptor, piece, os.SEEK_CUR)
-                else:
-                    _write(descriptor, piece)
-            if hole:
-                os.ftruncate(descriptor, size)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise _host_error(error, scratch, f"a file of {size} bytes") from error
+            descriptor = create_file(str(serial), self._directory)
+            try:
+                _fill(descriptor, size, payload)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _host_error(error, self._scratch, f"a file of {size} bytes") from error
+
+    def flush(self) -> None:
+        """All is written at once."""
+
+
+def _fill(descriptor: int, size: int, payload: Payload) -> None:
+    hole = False
+    for piece in payload:
+        hole = isinstance(piece, int)
+        if isinstance(piece, int):
+            os.lseek(descriptor, piece, os.SEEK_CUR)
+        else:
+            _write(descriptor, piece)
+    if hole:
+        os.ftruncate(descriptor, size)
 
 
 def _write(descriptor: int, piece: bytes | memoryview) -> None:

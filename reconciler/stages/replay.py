@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from itertools import count
+from typing import Protocol
 
 from reconciler.hot import hot_loop
 from reconciler.model import DesiredImage
@@ -20,23 +21,32 @@ from reconciler.room import Room
 
 _PROGRESS_SECONDS = 0.1
 
-Keep = Callable[[int, int, Payload], None]
-"""Stores one content: its serial, its bytes when expanded, and where to take them from."""
+
+class Sink(Protocol):
+    """Where content goes."""
+
+    def add(self, serial: int, size: int, payload: Payload) -> None:
+        """Store the content with this serial, of so many bytes when expanded."""
+
+    def flush(self) -> None:
+        """Bytes that `add` was given vanish after this."""
 
 
-def replay(image: DesiredImage, room: Room, keep: Keep, settle: Callable[[], None]) -> Tree:
-    """The merged tree; `keep` gets the content of every file that an entry brought.
+def replay(image: DesiredImage, room: Room, open_sink: Callable[[], Sink]) -> Tree:
+    """The merged tree; the sink gets the content of every file that an entry brought.
 
-    settle: called before bytes that `keep` was given vanish. Raises what the layers, the two
-    callables and `room.checkpoint` raise.
+    open_sink: called once, when the first layer is being unpacked already. Raises what the layers,
+    the sink and `room.checkpoint` raise.
     """
+    sink: Sink | None = None
     merge = Merge(room.limits)
     serials = count(1)
     progress = _Progress(image, room)
 
     def turn(position: int) -> None:
         room.checkpoint()
-        settle()
+        if sink:
+            sink.flush()
         progress.report(position)
 
     layers = image.pinned.layers
@@ -45,11 +55,14 @@ def replay(image: DesiredImage, room: Room, keep: Keep, settle: Callable[[], Non
         blob = room.feed.get(layer.blob.digest)
         merge.begin_layer(name)
         with hot_loop(), read_layer(blob, layer, name, room.limits, serials, turn=turn) as entries:
+            sink = sink or open_sink()
             for header, payload in entries:
                 if merge.add(header) and header.content:
-                    keep(header.content, header.size, payload)
+                    sink.add(header.content, header.size, payload)
         merge.end_layer()
         progress.finish_layer(layer.blob.size)
+    if sink is None:
+        open_sink()
     with hot_loop():
         return merge.finish()
 
