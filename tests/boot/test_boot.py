@@ -17,7 +17,8 @@ say failed $(systemctl --failed --plain --no-legend)
 say modules "$(modprobe dummy && ls -d /sys/module/dummy)"
 say program "$(systemctl is-active banger-entrypoint)"
 pid=$(systemctl show -P MainPID banger-entrypoint)
-say runs $(stat -c %U:%G /proc/$pid) $(tr '\\0' ' ' </proc/$pid/cmdline) in $(readlink /proc/$pid/cwd)
+say runs $(stat -c %U:%G /proc/$pid) $(tr '\\0' ' ' </proc/$pid/cmdline)
+say folder $(readlink /proc/$pid/cwd)
 say environment $(tr '\\0' ' ' </proc/$pid/environ)
 say stops-with "$(systemctl show -P KillSignal banger-entrypoint)"
 """
@@ -68,7 +69,8 @@ def test_debian_boots_once_as_new_and_then_as_itself(debian: Path, tmp_path: Pat
     assert json.loads(told["health"])["failed_units"] == []
     assert told["modules"] == "/sys/module/dummy", "modprobe finds what inject-modules put in"
     assert told["program"] == "active", first.console
-    assert told["runs"] == "games:games /bin/sleep infinity in /var/tmp"
+    assert told["runs"] == "games:games /bin/sleep infinity"
+    assert told["folder"] == "/var/tmp"
     assert "GREETING=hello world" in told["environment"]
     assert "HOME=/usr/games" in told["environment"]
     assert told["stops-with"] == "2"

@@ -1,4 +1,4 @@
-"""Guests that tell about themselves on their console, for the boot tests: images, and what they say.
+"""Guests that tell about themselves on their console: images for the boot tests, and what they say.
 
 A guest's `report` asks the agent over vsock from within (loopback), looks around, and powers off.
 """
