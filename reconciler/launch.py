@@ -23,6 +23,12 @@ MEMORY_MIB = 1024
 _CID = 3
 """The first address of vsock that a guest may have (vsock(7))."""
 
+_VSOCK = Path("/dev/vhost-vsock")
+"""What QEMU needs for vsock; the other two have a vsock of their own."""
+
+_NETWORK = "ip=10.0.2.15::10.0.2.2:255.255.255.0:::off:10.0.2.3"
+"""The addresses of QEMU's network for users, which needs no root, in the kernel's syntax."""
+
 _MACHINES = {
     "amd64": ("qemu-system-x86_64", "q35", "ttyS0"),
     "arm64": ("qemu-system-aarch64", "virt", "ttyAMA0"),
@@ -32,7 +38,10 @@ _MACHINES = {
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What an image is started with. Paths are absolute; `disk` is the copy for the guest."""
+    """What an image is started with. Paths are absolute; `disk` is the copy for the guest.
+
+    has_vsock: whether QEMU can give the guest a vsock on this host.
+    """
 
     name: str
     artifact: Path
@@ -41,6 +50,7 @@ class Launch:
     image: KernelImage
     cmdline: str
     disk: Path
+    has_vsock: bool
 
     @property
     def prepare(self) -> list[str]:
@@ -51,17 +61,19 @@ class Launch:
 
     @property
     def qemu(self) -> list[str]:
-        """QEMU, with KVM where the host has it."""
+        """QEMU, with KVM where the host has it, and a network that needs no set-up."""
         program, machine, console = _MACHINES[self.image.architecture]
+        vsock = ("-device", f"vhost-vsock-pci,guest-cid={_CID}") if self.has_vsock else ()
         return [
             *(program, "-M", machine, "-accel", "kvm", "-accel", "tcg", "-cpu", "max"),
             *("-m", str(MEMORY_MIB), "-nodefaults", "-no-user-config", "-nographic"),
             *("-serial", "mon:stdio", "-no-reboot", "-kernel", str(self.kernel)),
             *(("-initrd", str(self.initrd)) if self.initrd else ()),
-            *("-append", self._arguments(f"console={console}", "panic=-1")),
+            *("-append", self._arguments(f"console={console}", "panic=-1", _NETWORK)),
             *("-drive", f"id=root,file={_commas(self.disk)},format=raw,if=none"),
             *("-device", "virtio-blk-pci,drive=root"),
-            *("-device", f"vhost-vsock-pci,guest-cid={_CID}"),
+            *("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"),
+            *vsock,
         ]
 
     @property
@@ -102,9 +114,15 @@ class Launch:
     @property
     def warnings(self) -> list[str]:
         """What will not work, and why."""
+        found = []
+        if not self.has_vsock:
+            found.append(f"QEMU gives no vsock here: no {_VSOCK}; modprobe vhost_vsock brings it.")
         if self.image.kind == "bzImage":
-            return [f"Firecracker boots an ELF vmlinux on amd64, and this kernel is {self.image}."]
-        return []
+            found.append(
+                "Firecracker, and Cloud Hypervisor before version 39, boot an ELF vmlinux on amd64,"
+                f" and this kernel is {self.image}."
+            )
+        return found
 
     def _arguments(self, *own: str) -> str:
         """The kernel's command line; the entry's own words come last, where they win."""
@@ -156,6 +174,7 @@ def read_launch(state_dir: Path, cache_dir: Path, name: str, folder: Path) -> La
         image=inspect_kernel(kernel, str(kernel)),
         cmdline=manifest.cmdline,
         disk=folder / f"{name}.ext4",
+        has_vsock=_VSOCK.exists(),
     )
 
 

@@ -120,6 +120,8 @@ class KernelEntry:
     """A reference in place of kernel and modules: /boot/vmlinux or vmlinuz, and /lib/modules."""
     platform: Platform = Platform("linux", "amd64")
     """Which image to take out of an index, where a part comes out of one."""
+    optional: bool = False
+    """Where it cannot be had, images are built without it."""
     generates_initrd: bool = False
     """An initramfs made from the modules in place of `initrd`."""
     origin: str = ""
@@ -249,6 +251,8 @@ class DesiredImage:
     vsock_port: int = 42070
     builder: str = "tools"
     """What `spec.builder` comes to on this host: "direct" or "tools", never "auto"."""
+    no_kernel: str = ""
+    """Why it goes without its kernel, which is optional; empty when it does not."""
 
     keys: StageKeys = field(init=False, compare=False, repr=False)
     """The chain of stage keys: each covers its own inputs and the key before it."""

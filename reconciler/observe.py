@@ -16,7 +16,7 @@ from pathlib import Path
 from reconciler.collection import Holding, Kind, References
 from reconciler.config.load import Config
 from reconciler.config.lock import kernel_difference
-from reconciler.errors import REPORT, BangerError, Code, HostError, ImageError
+from reconciler.errors import REPORT, BangerError, Code, HostError, ImageError, RemoteError
 from reconciler.ext4 import libext2fs
 from reconciler.files import allocated, host_error
 from reconciler.guest.assets import assets_digest
@@ -39,6 +39,9 @@ from reconciler.plan import Artifact, Held, Observed, Unresolved, Wanted
 from reconciler.records import Contents
 from reconciler.stages import resolve
 from reconciler.store import Store, is_open
+
+_AWAY = (Code.KERNEL_NOT_FOUND, Code.TOOL_MISSING, Code.TOOL_FAILED)
+"""What it means that a kernel cannot be had here; one that is wrong is another matter."""
 
 _RESOLVERS = 8
 """Images that are resolved at a time: this waits for registries, not for processors."""
@@ -72,7 +75,7 @@ class Surveyor:
         try:
             pinned = resolve.run(spec, self.sources)
             stage = Stage.KERNEL
-            kernel = self._identify(spec)
+            kernel, missing = self._identify(spec)
             if spec.injects_modules and not (kernel and kernel.modules):
                 raise _nothing_to_inject(spec, kernel)
             _check_lock(spec, kernel)
@@ -86,12 +89,20 @@ class Surveyor:
             brief = f"an unexpected {type(error).__name__}: {printable(str(error))}"
             wrapped = HostError(brief, code=Code.INTERNAL, resolution=REPORT, retryable=False)
             return Unresolved(spec, stage, wrapped)
-        return DesiredImage(spec, pinned, kernel, guest, vsock_port, builder_for(spec.builder))
+        builder = builder_for(spec.builder)
+        return DesiredImage(spec, pinned, kernel, guest, vsock_port, builder, missing)
 
-    def _identify(self, spec: ImageSpec) -> KernelTriple | None:
+    def _identify(self, spec: ImageSpec) -> tuple[KernelTriple | None, str]:
+        """What goes beside the image, and why nothing does where its kernel is optional."""
         if spec.kernel_ref is None:
-            return None
-        return self.kernels.identify(spec.kernel_ref, spec.platform)
+            return None, ""
+        try:
+            return self.kernels.identify(spec.kernel_ref, spec.platform), ""
+        except BangerError as error:
+            away = isinstance(error, RemoteError) or error.code in _AWAY
+            if not (away and self.kernels.is_optional(spec.kernel_ref)):
+                raise
+            return None, f"goes without its kernel: {error.brief}"
 
     def observed(
         self, wanted: tuple[Wanted, ...], contents: Contents, remade: Container[str] = ()

@@ -215,7 +215,7 @@ def _plan_image(
         detail = f"the artifact is damaged ({present.problem}) and a running guest holds it open"
         return ImagePlan(name, Action.NOOP, Reason.IN_USE, image, record=record, detail=detail)
     steps, clone_from = _steps(image, observed, available, action)
-    detail = present.problem if present else ""
+    detail = (present.problem if present else "") or image.no_kernel
     return ImagePlan(
         name,
         action,
@@ -356,7 +356,7 @@ def _pull_step(image: DesiredImage, observed: Observed) -> Step:
 def kernel_step(image: DesiredImage, observed: Observed) -> Step:
     """Whether the kernel has to be brought beside the rootfs."""
     if image.kernel is None:
-        return Step(Stage.KERNEL, run=False, reason="no kernel-ref")
+        return Step(Stage.KERNEL, run=False, reason=image.no_kernel or "no kernel-ref")
     if Stage.KERNEL in observed.staging.get(image.id, frozenset()):
         return Step(Stage.KERNEL, run=False, reason="the kernel is whole in an interrupted build")
     injected = ", its modules into it, too" if image.spec.injects_modules else ""

@@ -209,6 +209,7 @@ def show_launch(launch: Launch) -> str:
     name = launch.disk.with_suffix(".json").name
     return "\n".join(
         (
+            *(f"# {warning}" for warning in launch.warnings),
             "# The guest's own copy of the disk; make it as large as you like, the guest grows",
             shell(launch.prepare),
             "\n# QEMU",
@@ -216,7 +217,6 @@ def show_launch(launch: Launch) -> str:
             "\n# Cloud Hypervisor",
             shell(launch.cloud_hypervisor),
             "\n# Firecracker",
-            *(f"# {warning}" for warning in launch.warnings),
             f"cat >{shlex.quote(name)} <<'END'\n{config}\nEND",
             shell(["firecracker", "--no-api", "--config-file", name]),
         )

@@ -232,7 +232,11 @@ def test_any_text_gives_a_config_or_a_config_error(text: str) -> None:
 def test_the_example_parses() -> None:
     config = load(ROOT / "examples/banger.toml")
     assert config.images
-    assert all(image.kernel_ref is None for image in config.images)
+    assert {i.name: i.kernel_ref for i in config.images} == {
+        "hello-latest": "debian",
+        "hello-plain": None,
+    }
+    assert all(kernel.optional for kernel in config.kernels), "it builds where there is no apt"
 
 
 def test_docs_name_every_key_and_their_examples_parse() -> None:

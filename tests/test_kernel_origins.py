@@ -93,7 +93,7 @@ def test_a_plan_downloads_nothing(tmp_path: Path) -> None:
     aside = Origins(tmp_path / "kernels", tmp_path / "aside")
     with pytest.raises(ImageError, match="not downloaded yet") as caught:
         aside.plain(PACKAGED)
-    assert "next pass" in caught.value.resolution
+    assert "next pass" in caught.value.brief
     assert not (tmp_path / "kernels").exists()
 
 

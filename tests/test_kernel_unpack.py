@@ -167,3 +167,33 @@ def test_a_damaged_blob_of_a_kernel_is_fetched_again(program: Program) -> None:
     again = program.run("--json", config)
     assert (again.code, again.document["changed"]) == (0, False), again.out
     check(before)
+
+
+def test_an_optional_kernel_is_done_without_where_it_cannot_be_had(program: Program) -> None:
+    kernel = '[[kernel]]\nname = "lab"\napt = "linux-image-cloud-amd64"\noptional = true\n'
+    alone = Program(program.root, env={"PATH": str(without_apt(program.root / "bin"))})
+    built = alone.run("--json", write(program, kernel))
+    assert built.code == 0, built.out + built.err
+    (warning,) = built.document["warnings"]
+    assert warning.startswith("web: goes without its kernel: ")
+    assert "apt" in warning
+    assert not (program.rootfs("web").parent / "kernel").exists()
+    status = program.run("launch", "web", "--print")
+    assert "has no kernel" in status.err
+    later = program.run("--json", write(program, WHOLE + "optional = true\n"))
+    assert (later.code, later.images["web"]["reason"]) == (0, "KernelChanged")
+    assert later.document["warnings"] == []
+
+
+def test_an_optional_kernel_that_is_wrong_is_still_wrong(program: Program) -> None:
+    images.make_layout(program.root / "kernel", [tar(file("boot/vmlinuz", b"#!/bin/sh\n"))])
+    refused = program.run("--json", write(program, WHOLE + "optional = true\n"))
+    assert "not a kernel" in refused.images["web"]["error"]["message"]
+
+
+def without_apt(place: Path) -> Path:
+    """A directory for PATH in which apt-get fails, as on a machine that reaches no mirror."""
+    place.mkdir()
+    (place / "apt-get").write_text("#!/bin/sh\necho 'E: cannot reach the mirror' >&2\nexit 100\n")
+    (place / "apt-get").chmod(0o755)
+    return place

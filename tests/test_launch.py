@@ -70,13 +70,23 @@ def test_text_is_a_script_whose_document_is_the_same(program: Program, tmp_path:
     _, _, rest = text.partition("<<'END'\n")
     assert json.loads(rest.partition("\nEND\n")[0]) == document["firecracker"]
     assert shlex.join(document["qemu"]) in text
-    assert "# Firecracker boots an ELF vmlinux" in text
+    assert "# Firecracker, and Cloud Hypervisor before version 39, boot an ELF vmlinux" in text
 
 
 def test_an_elf_kernel_needs_no_warning(program: Program) -> None:
     (program.root / "vmlinuz").write_bytes(elf())
     assert program.run(program.root / "banger.toml").code == 0
-    assert program.run("launch", "web", "--print", "--json").document["warnings"] == []
+    warnings = program.run("launch", "web", "--print", "--json").document["warnings"]
+    assert not [warning for warning in warnings if "Firecracker" in warning]
+
+
+def test_qemu_gets_a_vsock_where_the_host_has_one(program: Program) -> None:
+    document = program.run("launch", "web", "--print", "--json").document
+    there = Path("/dev/vhost-vsock").exists()
+    assert any("vhost-vsock-pci" in word for word in document["qemu"]) is there
+    assert any("modprobe vhost_vsock" in warning for warning in document["warnings"]) is not there
+    assert document["firecracker"]["vsock"]["guest_cid"] == 3
+    assert any(word.startswith("cid=3,socket=") for word in document["cloud_hypervisor"])
 
 
 def test_what_cannot_be_launched_says_why(program: Program) -> None:

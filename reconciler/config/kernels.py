@@ -73,6 +73,7 @@ class Kernel(Table):
     host: bool = False
     image: ReferenceText | None = None
     platform: PlatformText | None = None
+    optional: bool = False
     initrd: Source | Literal["generated"] | None = None
     modules: ModulesSource | None = None
     cmdline: str = Field(default="", max_length=_LONGEST_COMMAND_LINE)

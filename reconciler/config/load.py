@@ -310,6 +310,7 @@ def _kernel(entry: Kernel, defaults: schema.Defaults, base: Path) -> KernelEntry
         is_host=entry.host,
         image=_reference(entry.image, base) if entry.image else None,
         platform=entry.platform or defaults.platform,
+        optional=entry.optional,
         generates_initrd=entry.initrd == "generated",
     )
 

@@ -215,7 +215,9 @@ def _scripts(init: Init) -> tuple[Asset, ...]:
         case Init.SYSVINIT:
             script = Asset("/etc/init.d/banger", 0o755, _file("sysvinit"))
             links = (f"/etc/rc{level}.d/S01banger" for level in (2, 3, 4, 5))
-            return (script, *(Asset(link, 0o777, target="../init.d/banger") for link in links))
+            tab = Asset("/etc/inittab.d/banger.tab", 0o644, _file("sysvinit.tab"))
+            # startpar passes over links that insserv has not seen: the line is for where it runs
+            return (script, tab, *(Asset(link, 0o777, target="../init.d/banger") for link in links))
         case Init.NONE:
             return (Asset("/sbin/init", 0o777, target=_BINARY),)
         case _:

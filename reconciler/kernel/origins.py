@@ -221,9 +221,9 @@ def _with_files(entry: KernelEntry, root: Path) -> KernelEntry:
 
 def _not_here(name: str, what: str) -> ImageError:
     return ImageError(
-        f'kernel "{name}": {what} is not downloaded yet',
+        f'kernel "{name}": {what} is not downloaded yet, which the next pass does',
         code=Code.KERNEL_NOT_FOUND,
-        resolution="The next pass downloads it; until then nothing can be planned with it.",
+        resolution="Until then nothing can be planned with it.",
     )
 
 

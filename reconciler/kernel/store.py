@@ -102,6 +102,10 @@ class KernelStore:
             check_platform(image, platform, ref)
         return triple
 
+    def is_optional(self, ref: str) -> bool:
+        """Whether images are built without this kernel where it cannot be had."""
+        return ref in self._catalog and self._catalog[ref].optional
+
     def fetch(self, ref: str, download: Download, progress: Progress) -> Path:
         """Make `ref` local, whole or not at all; gives the directory of its files.
 

@@ -47,6 +47,9 @@ class LayerBytes:
     compression: str | None = None
 
 
+Entry = tuple[tarfile.TarInfo, bytes]
+
+
 def digest_of(raw: bytes) -> str:
     return "sha256:" + hashlib.sha256(raw).hexdigest()
 
