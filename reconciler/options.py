@@ -49,9 +49,12 @@ class Options:
 
 
 class Duration(click.ParamType[float]):
-    """A duration such as `90s` or `1h30m`; seconds."""
+    """A duration such as `90s` or `1h30m`; seconds. is_wait: none at all will do, too."""
 
     name = "duration"
+
+    def __init__(self, *, is_wait: bool = False) -> None:
+        self._is_wait = is_wait
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -60,9 +63,12 @@ class Duration(click.ParamType[float]):
         if isinstance(value, float):
             return value
         try:
-            return parse_duration(str(value))
+            seconds = parse_duration(str(value))
         except ConfigError as error:
             self.fail(f"{error.brief}. {error.resolution}", param, ctx)
+        if seconds == 0 and not self._is_wait:
+            self.fail("it must be longer than 0s", param, ctx)
+        return seconds
 
 
 def _directory(variable: str, systemd: str, xdg: str, home: str) -> Path:
@@ -100,6 +106,8 @@ class Replacement(click.ParamType[tuple[str, Stage]]):
     ) -> tuple[str, Stage]:
         """Take it apart, or say which stages there are."""
         name, _, stage = value.partition(":")
+        if not name:
+            self.fail("it needs a NAME", param, ctx)
         try:
             return name, Stage(stage or Stage.RESOLVE)
         except ValueError:
@@ -134,7 +142,7 @@ offline = option(
 )
 lock_timeout = option(
     "--lock-timeout",
-    type=Duration(),
+    type=Duration(is_wait=True),
     metavar="D",
     default="0s",
     env=True,
@@ -255,7 +263,7 @@ def _passing(*, looking: bool) -> tuple[Decorator, ...]:
         ),
         option(
             "--lock-timeout",
-            type=Duration(),
+            type=Duration(is_wait=True),
             metavar="D",
             default="0s",
             env=True,

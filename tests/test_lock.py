@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -331,6 +332,19 @@ class TestBroken:
             assert result.code == 78
             assert said in "\n".join(result.document["errors"][0]["problems"])
         assert lock.read_text() == text
+
+    def test_what_is_no_file_is_neither_read_nor_replaced(self, tmp_path: Path) -> None:
+        program = Program(tmp_path / "host")
+        make_layout(tmp_path / "web", [tar(file("a", b"a"))])
+        config, lock = tmp_path / "banger.toml", tmp_path / "banger.lock"
+        config.write_text('[[image]]\nname = "web"\nref = "oci:web"\nsize = "16MiB"\n')
+        os.mkfifo(tmp_path / "pipe")
+        lock.symlink_to("pipe")
+        for words in ((config,), ("lock", config)):
+            result = program.run(*words, "--json")
+            assert result.code == 78
+            assert "no regular file" in result.document["msg"]
+        assert (tmp_path / "pipe").is_fifo()
 
 
 class TestDaemon:

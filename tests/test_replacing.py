@@ -122,6 +122,7 @@ def test_a_suspended_image_is_not_touched(lab: Lab) -> None:
     ("words", "code", "said"),
     [
         (["--replace", "web:ext3"], 64, "ownership"),
+        (["--replace", ""], 64, "NAME"),
         (["--replace", "wbe"], 1, 'Did you mean "web"?'),
         (["--image", "wbe"], 1, 'Did you mean "web"?'),
         (["--replace", "web", "--image", "db"], 64, "--image"),

@@ -75,6 +75,8 @@ class TestHelp:
     @pytest.mark.parametrize(
         ("words", "meant"),
         [
+            (("--interval", "0s", "--watch", "x.toml"), "longer than 0s"),
+            (("--timeout", "0s", "x.toml"), "longer than 0s"),
             (("stauts",), "'status'"),
             (("--watc", "x.toml"), "--watch"),
             (("plan", "--detailed", "x.toml"), "--detailed-exitcode"),

@@ -75,7 +75,10 @@ def load_with_lock(path: Path, *, demanded: bool) -> Config:
 def read_lock(config: Path) -> bytes | None:
     """The bytes of a configuration's lock file, None without one. Raises ConfigError."""
     path = lock_path(config)
-    return read_bytes(path) if os.path.lexists(path) else None
+    if not os.path.lexists(path):
+        return None
+    _demand_a_file(path)
+    return read_bytes(path)
 
 
 def under_lock(config: Config, data: bytes | None, *, demanded: bool) -> Config:
@@ -219,8 +222,15 @@ def _written(ref: str, base: Path) -> str:
 def write_lock(config: Path, data: bytes) -> None:
     """Put the lock file in place, atomically; a link is followed. Raises HostError."""
     path = lock_path(config)
+    _demand_a_file(path)
     with host_errors(f"{printable(str(path))} cannot be written"):
         write_durably(Path(os.path.realpath(path)), data)
+
+
+def _demand_a_file(path: Path) -> None:
+    """A pipe would be waited for, and a device replaced by a file: neither is meant."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ConfigError(f"{printable(str(path))} is no regular file", resolution=_MEND)
 
 
 def _stale(config: Path, brief: str, found: tuple[str, ...]) -> StaleLock:

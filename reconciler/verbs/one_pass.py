@@ -43,9 +43,11 @@ def run(
     """Run it and print it. metrics_file: where its numbers go, for the textfile collector."""
     stop, metrics = Stop(), _metrics() if metrics_file else None
     sinks = [metrics] if metrics else []
+    config = load_with_lock(
+        path, demanded=wishes.locked
+    )  # not beneath the handler: a pipe may wait
+    demand_names(config, sorted(wishes.only | wishes.replace.keys()))
     with handling(stop, SIGINT, SIGTERM), events(options, *sinks) as emit:
-        config = load_with_lock(path, demanded=wishes.locked)
-        demand_names(config, sorted(wishes.only | wishes.replace.keys()))
         emit("config.loaded", path=str(path), images=len(config.images), sha256=config.sha256)
         once = preview if dry_run else reconcile
         result = once(config, host_of(options, emit, stop.event, wishes))
