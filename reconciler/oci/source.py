@@ -74,6 +74,8 @@ class Sources:
         self._memory = Memory(blobs.memory)
         self._lock = threading.Lock()
         self._remote: Remote | None = None
+        self._turns: dict[str, threading.Lock] = {}
+        self._tops: dict[str, Descriptor] = {}
 
         def connect() -> Remote:
             from reconciler.oci.remote import Remote  # and with it the HTTP client
@@ -103,8 +105,7 @@ class Sources:
     def resolve(self, spec: ImageSpec) -> PinnedImage:
         """Pin an image: its manifest and config land in the blob cache.
 
-        What is known is not asked for again, so that a pass which finds nothing to do makes no
-        request; with `pull = "always"` a tag is, by a HEAD, and fetched when it has moved.
+        A digest whose documents are cached, `pull = "never"` and offline make no request.
         Raises ImageError, RemoteError, HostError.
         """
         ref = parse_reference(spec.ref)
@@ -172,10 +173,20 @@ class Sources:
             entries = self._local.open(ref).entries(ref)
             return choose(entries, spec.platform, printable(ref.text)).descriptor
         known = self._known(ref)
-        if known and (ref.digest or self._offline or spec.pull != "always"):
+        if known and (ref.digest or self._offline or spec.pull == "never"):
             return known
         self._demand_documents(spec, f"the manifest of {printable(ref.text)}")
-        return self._connected().ask(ref, partial(self._ask, ref, known))
+        return self._asked(ref, None if spec.pull == "always" else known)
+
+    def _asked(self, ref: Reference, known: Descriptor | None) -> Descriptor:
+        """Ask a registry, once a pass: all images of a reference get what it stood for then."""
+        name = str(ref)
+        with self._lock:
+            turn = self._turns.setdefault(name, threading.Lock())
+        with turn:
+            if name not in self._tops:
+                self._tops[name] = self._connected().ask(ref, partial(self._ask, ref, known))
+            return self._tops[name]
 
     def _pin(self, ref: Reference, spec: ImageSpec, top: Descriptor) -> PinnedImage:
         manifest, body = self._manifest(ref, spec, top)
