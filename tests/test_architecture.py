@@ -16,7 +16,7 @@ __main__
 cli
 verbs.*
 options
-usage
+usage values
 daemon
 beside
 watch notify agenda serve page
@@ -64,7 +64,7 @@ OWNERS = {
     "isal": {"oci.compression", "digests"},
     "backports": {"oci.compression"},
     "rich": {"render", "progress", "verbs.session"},
-    "click": {"cli", "options", "usage"},
+    "click": {"cli", "options", "usage", "values"},
     "prometheus_client": {"metrics"},
     "structlog": {"events"},
 }
