@@ -83,5 +83,6 @@ def _locked(image: DesiredImage) -> Locked:
         spec.ref,
         image.pinned.digest,
         str(spec.platform),
+        spec.kernel_ref,
         replace(kernel, cmdline="") if kernel else None,  # said by the configuration, not found
     )

@@ -296,6 +296,23 @@ class TestKernels:
         assert lab.run("lock").images["web"]["action"] == "update"
         assert lab.run("--locked").code == 0
 
+    def test_an_optional_kernel_that_cannot_be_had(self, lab: Lab, kernel: Path) -> None:
+        text = lab.path.read_text().replace('name = "lab"', 'name = "lab"\noptional = true')
+        lab.path.write_text(text)
+        assert lab.run("lock").code == 0
+        whole = kernel.read_bytes()
+        kernel.unlink()
+        refused = lab.run("--locked")
+        assert refused.code == 1
+        assert "cannot be had" in refused.images["web"]["error"]["message"]
+        assert lab.run().code == 0
+        lab.run("lock")
+        assert lab.entries()[0]["kernel-ref"] == "lab"
+        assert "kernel-digest" not in lab.entries()[0]
+        assert lab.run("--locked").code == 0
+        kernel.write_bytes(whole)
+        assert lab.run("--locked").code == 0
+
     def test_another_kernel_ref_does_not_fit(self, lab: Lab, kernel: Path) -> None:
         lab.run("lock")
         lab.path.write_text(lab.path.read_text().replace('"lab"', '"other"'))
