@@ -26,7 +26,7 @@ from reconciler.kernel.origins import Origins
 from reconciler.kernel.store import KernelStore
 from reconciler.kernel.unpack import KernelImages
 from reconciler.logins import ask_helper
-from reconciler.model import Action, Emit, Reason, RegistryConfig
+from reconciler.model import Action, Emit, Reason, RegistryConfig, Stage
 from reconciler.notes import EVERY, Notes
 from reconciler.observe import Surveyor
 from reconciler.oci.blobs import BlobCache, BorrowedBlobs
@@ -104,7 +104,7 @@ def reconcile(config: Config, host: Host) -> Pass:
             known = _holds_anything(services.store)
             before = services.records.read()
             notes = Notes(services.store.state)
-            wanted = surveyor.wanted(config, _held(config, wishes, notes))
+            wanted = surveyor.wanted(_asking(config, wishes), _held(config, wishes, notes))
             services.sources.remember()
             observed = surveyor.observed(wanted, before, wishes.replace)
             made = _make_plan(wanted, observed, wishes, services.store)
@@ -157,7 +157,7 @@ def preview(config: Config, host: Host) -> Pass:
         surveyor = _surveyor(services)
         before = services.records.read()
         notes = Notes(services.store.state)
-        wanted = surveyor.wanted(config, _held(config, wishes, notes))
+        wanted = surveyor.wanted(_asking(config, wishes), _held(config, wishes, notes))
         observed = surveyor.observed(wanted, before, wishes.replace)
         made = _make_plan(wanted, observed, wishes, services.store)
         plan = _plan(config, wishes, made, services.store, notes, keep=False)
@@ -237,6 +237,17 @@ def _held(config: Config, wishes: Wishes, notes: Notes) -> dict[str, Held]:
         elif spec.name in wishes.held:
             found[spec.name] = Held(spec, Reason.BACKING_OFF)
     return found
+
+
+def _asking(config: Config, wishes: Wishes) -> Config:
+    """The configuration with the tags asked for again of what is replaced from resolve on."""
+    images = tuple(
+        replace(spec, pull="always")
+        if wishes.replace.get(spec.name) is Stage.RESOLVE and spec.pull == "missing"
+        else spec
+        for spec in config.images
+    )
+    return replace(config, images=images)
 
 
 def _make_plan(
