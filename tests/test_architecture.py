@@ -27,7 +27,7 @@ answers
 report progress
 reconcile status manual launch
 locking
-apply
+apply asked
 observe
 pipeline
 direct.*
