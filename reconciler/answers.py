@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from reconciler.collection import Removal
 from reconciler.errors import BangerError
 from reconciler.model import Failure, StageKeys
+from reconciler.notes import EVERY
 from reconciler.plan import ImagePlan
 from reconciler.report import (
     SCHEMA_VERSION,
@@ -59,12 +60,13 @@ def _removal(removal: Removal) -> Document:
 def status_document(status: Status) -> Document:
     """The document of `status`: what each name stands for, from the records alone."""
     contents = status.contents
-    names = sorted(contents.records.keys() | contents.failures.keys())
+    suspended = status.suspensions.keys() - {EVERY}
+    names = sorted(contents.records.keys() | contents.failures.keys() | suspended)
     return {
         "schema_version": SCHEMA_VERSION,
         "mode": "status",
         "images": [_status(name, status) for name in names],
-        "warnings": [*contents.damaged, *_unusable(status)],
+        "warnings": [*contents.damaged, *_unusable(status), *_everything(status)],
         "errors": [],
     }
 
@@ -73,6 +75,12 @@ def _unusable(status: Status) -> list[str]:
     """Why no record could be read, where there were some."""
     there = status.store.database.exists()
     return [status.contents.unusable] if status.contents.unusable and there else []
+
+
+def _everything(status: Status) -> list[str]:
+    """That nothing is worked on, also where there is no image yet to say it of."""
+    note = status.suspensions.get(EVERY)
+    return [f"every image is suspended: {note.reason}"] if note else []
 
 
 def _status(name: str, status: Status) -> Document:

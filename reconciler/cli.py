@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from reconciler import __version__
-from reconciler.errors import BangerError
+from reconciler.errors import REPORT, BangerError, Code, HostError
+from reconciler.model import printable
 from reconciler.options import (
     HELP,
-    Duration,
     Options,
     as_json,
     common,
@@ -31,8 +32,9 @@ from reconciler.options import (
     optional_config,
     passing,
 )
-from reconciler.streams import leave_stderr, mend_streams
+from reconciler.streams import leave_stderr, leave_stdout, mend_streams
 from reconciler.usage import Verbs, help_of, words_of
+from reconciler.values import Duration, Name, NamedPath, Words
 from reconciler.verbs.session import (
     EXIT_FAILED,
     EXIT_OK,
@@ -86,7 +88,7 @@ def cli() -> None:
 @option(
     "--metrics-file",
     metavar="PATH",
-    type=click.Path(path_type=Path),
+    type=NamedPath(path_type=Path),
     env=True,
     group=_WATCH,
     help="Metrics after each pass, a single one too.",
@@ -171,8 +173,8 @@ def validate(options: Options, config: Path) -> None:
     sys.exit(look.validate(options, config))
 
 
-_name = click.argument("name", shell_complete=known_names)
-_optional_name = click.argument("name", required=False, shell_complete=known_names)
+_name = click.argument("name", type=Name(), shell_complete=known_names)
+_optional_name = click.argument("name", type=Name(), required=False, shell_complete=known_names)
 
 
 @cli.command(
@@ -209,6 +211,7 @@ def explain(options: Options, name: str, config: Path, wishes: Wishes) -> None:
 @config_argument
 @option(
     "--upgrade",
+    type=Name(),
     multiple=True,
     metavar="NAME",
     shell_complete=known_names,
@@ -263,7 +266,7 @@ def rollback(options: Options, name: str, lock_timeout: float) -> None:
 
 @cli.command(context_settings=HELP, short_help="Leave an image, or all of them, alone.")
 @_optional_name
-@option("--reason", required=True, help="Why; shown wherever the image is.")
+@option("--reason", type=Words(), required=True, help="Why; shown wherever the image is.")
 @lock_timeout
 @common
 def suspend(options: Options, name: str | None, reason: str, lock_timeout: float) -> None:
@@ -341,12 +344,19 @@ def main() -> NoReturn:
         show_error(error, as_json=wants_json)
         sys.exit(exit_code(error))
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the reader has gone away
+        leave_stdout()  # the reader has gone away
         sys.exit(EXIT_FAILED)
     except OSError as error:
         from reconciler.files import host_error
 
+        leave_stdout()
         show_error(host_error("the run ended early", error), as_json=wants_json)
+        sys.exit(EXIT_FAILED)
+    except Exception as error:  # a bug: whoever reads JSON still gets a document
+        traceback.print_exc()
+        brief = f"an unexpected {type(error).__name__}: {printable(str(error))}"
+        wrapped = HostError(brief, code=Code.INTERNAL, resolution=REPORT, retryable=False)
+        show_error(wrapped, as_json=wants_json)
         sys.exit(EXIT_FAILED)
     finally:
         leave_stderr()

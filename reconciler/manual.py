@@ -98,11 +98,13 @@ class Hand:
 
     def suspend(self, name: str | None, reason: str) -> Done:
         """Leave a name, or with None every image, alone until `resume`."""
-        with self._writing() as (store, _, _contents):
+        with self._writing() as (store, _, contents):
             note = Suspension(reason=reason, at=timestamp())
             Notes(store.state).suspend(name or EVERY, note)
         who = name or "every image"
-        return Done(who, True, f"{who} is left alone: {reason}")
+        known = name is None or name in contents.records.keys() | contents.failures.keys()
+        also = "" if known else "; nothing is recorded of it yet"
+        return Done(who, True, f"{who} is left alone: {reason}{also}")
 
     def resume(self, name: str | None) -> Done:
         """Work on a name again; None resumes everything that is suspended."""

@@ -152,7 +152,9 @@ class Locked:
     ref: str
     digest: str
     platform: str
+    kernel_ref: str | None = None
     kernel: KernelTriple | None = None
+    """None also where an optional kernel could not be had when the file was written."""
     binding: bool = False
 
 

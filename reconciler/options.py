@@ -15,10 +15,9 @@ from typing import Any
 
 import click
 
-from reconciler.durations import parse_duration
-from reconciler.errors import ConfigError, HostError
-from reconciler.model import Stage
+from reconciler.errors import HostError
 from reconciler.usage import Option
+from reconciler.values import Duration, Name, NamedPath, Replacement
 from reconciler.wishes import Wishes
 
 Verb = Callable[..., Any]
@@ -48,29 +47,6 @@ class Options:
         return bool(stream.isatty()) and not plain
 
 
-class Duration(click.ParamType[float]):
-    """A duration such as `90s` or `1h30m`; seconds. is_wait: none at all will do, too."""
-
-    name = "duration"
-
-    def __init__(self, *, is_wait: bool = False) -> None:
-        self._is_wait = is_wait
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Read it, or say what a duration looks like."""
-        if isinstance(value, float):
-            return value
-        try:
-            seconds = parse_duration(str(value))
-        except ConfigError as error:
-            self.fail(f"{error.brief}. {error.resolution}", param, ctx)
-        if seconds == 0 and not self._is_wait:
-            self.fail("it must be longer than 0s", param, ctx)
-        return seconds
-
-
 def _directory(variable: str, systemd: str, xdg: str, home: str) -> Path:
     """The default of a directory option, in the order of the contract."""
     if own := os.environ.get(variable):
@@ -96,26 +72,8 @@ def cache_directory() -> Path:
     return _directory("BANGER_CACHE_DIR", "CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache")
 
 
-class Replacement(click.ParamType[tuple[str, Stage]]):
-    """`NAME[:STAGE]`: a name, and the stage from which on it is made again."""
-
-    name = "replacement"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Stage]:
-        """Take it apart, or say which stages there are."""
-        name, _, stage = value.partition(":")
-        if not name:
-            self.fail("it needs a NAME", param, ctx)
-        try:
-            return name, Stage(stage or Stage.RESOLVE)
-        except ValueError:
-            self.fail(f"{stage!r} is no stage; stages are: {', '.join(Stage)}", param, ctx)
-
-
-_PATH = click.Path(path_type=Path)
-_DIRECTORY = click.Path(file_okay=False, path_type=Path)
+_PATH = NamedPath(path_type=Path)
+_DIRECTORY = NamedPath(file_okay=False, path_type=Path)
 _CHOICE = click.Choice
 _BUILT, _PACE, _LEAVING = "What is built", "How long and how many", "Images that left the file"
 _OUTPUT, _WHERE = "Output", "Where"
@@ -208,48 +166,67 @@ _COMMON = (
 )
 
 
-def _passing(*, looking: bool) -> tuple[Decorator, ...]:
-    """The options of a pass. looking: of one that only looks; its help leaves out what is idle."""
+_CHOOSING = (
+    option(
+        "--image",
+        type=Name(),
+        multiple=True,
+        metavar="NAME",
+        group=_BUILT,
+        shell_complete=known_names,
+        help="Only this; repeatable.",
+    ),
+    option(
+        "--replace",
+        type=Replacement(),
+        multiple=True,
+        metavar="NAME[:STAGE]",
+        shell_complete=known_names,
+        group=_BUILT,
+        help="Make it again from there on; repeatable.",
+    ),
+    option(
+        "--locked",
+        is_flag=True,
+        env=True,
+        group=_BUILT,
+        help="Fail unless banger.lock fits the file.",
+    ),
+    option(
+        "--frozen",
+        is_flag=True,
+        env=True,
+        group=_BUILT,
+        help="--locked, and ask for no manifest.",
+    ),
+    offline,
+)
+_LEAVING_OPTIONS = (
+    option(
+        "--prune/--no-prune",
+        default=None,
+        group=_LEAVING,
+        help="Remove them, or keep them as orphans.",
+    ),
+    option(
+        "--allow-empty",
+        is_flag=True,
+        group=_LEAVING,
+        help="Remove them even when it lists no image.",
+    ),
+)
+
+
+def _pacing(*, hidden: bool) -> tuple[Decorator, ...]:
+    """How fast and how long; hidden from the help of a verb that only looks, where it is idle."""
     return (
-        option(
-            "--image",
-            multiple=True,
-            metavar="NAME",
-            group=_BUILT,
-            shell_complete=known_names,
-            help="Only this; repeatable.",
-        ),
-        option(
-            "--replace",
-            type=Replacement(),
-            multiple=True,
-            metavar="NAME[:STAGE]",
-            shell_complete=known_names,
-            group=_BUILT,
-            help="Make it again from there on; repeatable.",
-        ),
-        option(
-            "--locked",
-            is_flag=True,
-            env=True,
-            group=_BUILT,
-            help="Fail unless banger.lock fits the file.",
-        ),
-        option(
-            "--frozen",
-            is_flag=True,
-            env=True,
-            group=_BUILT,
-            help="--locked, and ask for no manifest.",
-        ),
-        offline,
         option(
             "--jobs",
             type=click.IntRange(1, 64),
             metavar="N",
             env=True,
             group=_PACE,
-            hidden=looking,
+            hidden=hidden,
             help="Images at a time, 1 to 64.",
         ),
         option(
@@ -258,7 +235,7 @@ def _passing(*, looking: bool) -> tuple[Decorator, ...]:
             metavar="D",
             env=True,
             group=_PACE,
-            hidden=looking,
+            hidden=hidden,
             help="For one image, such as 30m.",
         ),
         option(
@@ -268,27 +245,15 @@ def _passing(*, looking: bool) -> tuple[Decorator, ...]:
             default="0s",
             env=True,
             group=_PACE,
-            hidden=looking,
+            hidden=hidden,
             help="Wait so long for another writer.",
         ),
         option(
             "--fail-fast",
             is_flag=True,
             group=_PACE,
-            hidden=looking,
+            hidden=hidden,
             help="Stop at the first image that fails.",
-        ),
-        option(
-            "--prune/--no-prune",
-            default=None,
-            group=_LEAVING,
-            help="Remove them, or keep them as orphans.",
-        ),
-        option(
-            "--allow-empty",
-            is_flag=True,
-            group=_LEAVING,
-            help="Remove them even when it lists no image.",
         ),
     )
 
@@ -328,7 +293,8 @@ def _wishing(verb: Verb, *, looking: bool) -> Verb:
         wishes = Wishes(only=frozenset(image), replace=asked, locked=locked, **said)
         verb(*arguments, wishes=wishes, **given)
 
-    return _with(gathered, verb, _passing(looking=looking))
+    options = (*_CHOOSING, *_pacing(hidden=looking), *_LEAVING_OPTIONS)
+    return _with(gathered, verb, options)
 
 
 _WISHES = (

@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from reconciler.apply import Collected, Outcome, apply, collect, restore_records
+from reconciler.asked import asking, held, narrowed, planned
 from reconciler.collection import Ages, plan_collection, references
 from reconciler.config.load import Config
 from reconciler.config.lock import kernel_difference
@@ -26,17 +27,15 @@ from reconciler.kernel.origins import Origins
 from reconciler.kernel.store import KernelStore
 from reconciler.kernel.unpack import KernelImages
 from reconciler.logins import ask_helper
-from reconciler.model import Action, Emit, Reason, RegistryConfig
-from reconciler.notes import EVERY, Notes
+from reconciler.model import Emit, RegistryConfig
+from reconciler.notes import Notes
 from reconciler.observe import Surveyor
 from reconciler.oci.blobs import BlobCache, BorrowedBlobs
 from reconciler.oci.limits import DEFAULTS
 from reconciler.oci.source import TIMEOUT, Sources
-from reconciler.plan import Held, ImagePlan, Observed, Plan, Wanted, make_plan
+from reconciler.plan import Plan, Wanted
 from reconciler.processes import Checkpoint
-from reconciler.prune import prune
 from reconciler.records import Contents, Records
-from reconciler.replacing import replacing
 from reconciler.room import Interrupted
 from reconciler.services import Services
 from reconciler.stages.record import timestamp
@@ -104,11 +103,11 @@ def reconcile(config: Config, host: Host) -> Pass:
             known = _holds_anything(services.store)
             before = services.records.read()
             notes = Notes(services.store.state)
-            wanted = surveyor.wanted(config, _held(config, wishes, notes))
+            wanted = surveyor.wanted(asking(config, wishes), held(config, wishes, notes))
             services.sources.remember()
             observed = surveyor.observed(wanted, before, wishes.replace)
-            made = _make_plan(wanted, observed, wishes, services.store)
-            plan = _plan(config, wishes, made, services.store, notes, keep=True)
+            made = planned(wanted, observed, wishes, services.store)
+            plan = narrowed(config, wishes, made, services.store, notes, keep=True)
             host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
             restore_records(services, before, observed)
             jobs = wishes.jobs or config.reconcile.jobs
@@ -157,10 +156,10 @@ def preview(config: Config, host: Host) -> Pass:
         surveyor = _surveyor(services)
         before = services.records.read()
         notes = Notes(services.store.state)
-        wanted = surveyor.wanted(config, _held(config, wishes, notes))
+        wanted = surveyor.wanted(asking(config, wishes), held(config, wishes, notes))
         observed = surveyor.observed(wanted, before, wishes.replace)
-        made = _make_plan(wanted, observed, wishes, services.store)
-        plan = _plan(config, wishes, made, services.store, notes, keep=False)
+        made = planned(wanted, observed, wishes, services.store)
+        plan = narrowed(config, wishes, made, services.store, notes, keep=False)
         collected = Collected()
         if not wishes.only:
             collected = _collect(surveyor, services, plan, before, _ages(config), dry_run=True)
@@ -221,61 +220,6 @@ def _speaking_of(host: Host, reconcile_id: str) -> Host:
     """The same host, whose every event says which pass and which configuration it belongs to."""
     said = {"reconcile_id": reconcile_id, "generation": host.generation}
     return replace(host, emit=partial(host.emit, **said))
-
-
-def _held(config: Config, wishes: Wishes, notes: Notes) -> dict[str, Held]:
-    """Why images are left alone by this pass; the first reason that holds."""
-    found: dict[str, Held] = {}
-    suspended = notes.suspensions()
-    for spec in config.images:
-        if wishes.only and spec.name not in wishes.only:
-            found[spec.name] = Held(spec, Reason.NOT_SELECTED)
-        elif spec.suspend:
-            found[spec.name] = Held(spec, Reason.SUSPENDED, "the configuration says so")
-        elif note := suspended.get(spec.name) or suspended.get(EVERY):
-            found[spec.name] = Held(spec, Reason.SUSPENDED, note.reason)
-        elif spec.name in wishes.held:
-            found[spec.name] = Held(spec, Reason.BACKING_OFF)
-    return found
-
-
-def _make_plan(
-    wanted: tuple[Wanted, ...], observed: Observed, wishes: Wishes, store: Store
-) -> Plan:
-    plan = make_plan(wanted, observed)
-    ids = {image.id for image in plan.images if image.name in wishes.replace}
-    in_use = frozenset(image_id for image_id in ids if image_id and store.in_use(image_id))
-    return replacing(plan, wishes.replace, observed, in_use)
-
-
-def _plan(
-    config: Config, wishes: Wishes, plan: Plan, store: Store, notes: Notes, *, keep: bool
-) -> Plan:
-    """The part of a plan that `--image` asks for, or all of it with its removals decided."""
-    if wishes.only:
-        return Plan(tuple(image for image in plan.images if image.name in wishes.only))
-    plan = Plan(tuple(_spared(image, notes) for image in plan.images))
-    settings = config.prune
-    images = settings.images if wishes.prune is None else wishes.prune
-    trusted = wishes.may_delete()  # else the file may say by now that an orphan is wanted
-    settings = replace(
-        settings, images=images and trusted, allow_empty=settings.allow_empty or wishes.allow_empty
-    )
-    if not trusted:
-        return prune(plan, settings, {})
-    orphans = {i.name: i.record for i in plan.images if i.action is Action.ORPHAN and images}
-    in_use = frozenset(n for n, record in orphans.items() if record and store.in_use(record.id))
-    # without pruning nobody is waiting for a grace to pass: it begins when pruning does
-    return prune(plan, settings, notes.see(orphans, keep=keep), in_use)
-
-
-def _spared(image: ImagePlan, notes: Notes) -> ImagePlan:
-    """An orphan that is suspended is left alone like any other image."""
-    suspended = notes.suspensions()
-    note = suspended.get(image.name) or suspended.get(EVERY)
-    if image.action is not Action.ORPHAN or note is None:
-        return image
-    return replace(image, action=Action.SUSPEND, reason=Reason.SUSPENDED, detail=note.reason)
 
 
 @contextmanager

@@ -26,6 +26,14 @@ def mend_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def leave_stdout() -> None:
+    """Call it after a failure: if stdout takes no more, its buffer is no second one."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+
+
 def leave_stderr() -> None:
     """Call it last: what a full disk did not take of the log is no reason for an exit code."""
     try:

@@ -16,7 +16,7 @@ __main__
 cli
 verbs.*
 options
-usage
+usage values
 daemon
 beside
 watch notify agenda serve page
@@ -27,7 +27,7 @@ answers
 report progress
 reconcile status manual launch
 locking
-apply
+apply asked
 observe
 pipeline
 direct.*
@@ -64,7 +64,7 @@ OWNERS = {
     "isal": {"oci.compression", "digests"},
     "backports": {"oci.compression"},
     "rich": {"render", "progress", "verbs.session"},
-    "click": {"cli", "options", "usage"},
+    "click": {"cli", "options", "usage", "values"},
     "prometheus_client": {"metrics"},
     "structlog": {"events"},
 }

@@ -44,7 +44,8 @@ PROVEN = {
     "image.platform": "test_keys.py",
     "image.retain": "test_keys.py",
     "image.guest": "test_keys.py",
-    "image.inject-modules": "test_config_load.py",
+    "image.inject-modules": "test_inject_modules.py",
+    "image.run-entrypoint": "boot/test_boot.py",
     "image.builder": "test_end_to_end.py",
     "image.protect": "test_verbs.py",
     "image.suspend": "test_keys.py",
@@ -62,6 +63,11 @@ PROVEN = {
     "kernel.cmdline": "test_keys.py",
     "kernel.apt": "test_kernel_origins.py",
     "kernel.host": "test_kernel_origins.py",
+    "kernel.image": "test_kernel_unpack.py",
+    "kernel.platform": "test_kernel_unpack.py",
+    "kernel.optional": "test_kernel_unpack.py",
+    "source.image": "test_kernel_unpack.py",
+    "source.file": "test_kernel_unpack.py",
     "source.path": "test_end_to_end.py",
     "source.url": "test_end_to_end.py",
     "source.sha256": "test_kernel_store.py",
@@ -174,6 +180,18 @@ class TestImage:
         wrong = lab.run(image(platform="linux/arm64"))
         assert wrong.code == 1
         assert "arm64" in wrong.images["web"]["error"]["message"]
+
+    def test_a_tag_is_looked_up_again_for_what_is_replaced(
+        self, lab: Lab, registry: RunningRegistry
+    ) -> None:
+        push(lab.root / "web", registry, "keys/again", "1")
+        head = f'[[registry]]\nhost = "{registry.host}"\nplain-http = true\n'
+        text = head + image(ref=f"{registry.host}/keys/again:1")
+        lab.run(text)
+        moved = make_layout(lab.root / "web", [SMALL, tar(file("new", b"new"))])
+        push(lab.root / "web", registry, "keys/again", "1")
+        assert lab.run(text, "--replace", "web:pull").images["web"]["resolved_digest"] != moved
+        assert lab.run(text, "--replace", "web").images["web"]["resolved_digest"] == moved
 
     def test_pull(self, lab: Lab, registry: RunningRegistry) -> None:
         push(lab.root / "web", registry, "keys/web", "1")

@@ -31,6 +31,7 @@ class Lab:
         self.path = root / "conf/banger.toml"
         self.path.parent.mkdir()
         self.lock = root / "conf/banger.lock"
+        self.pull = "always"
 
     def ref(self, name: str) -> str:
         return f"{self.registry.host}/{self.repository}/{name}:1"
@@ -47,7 +48,7 @@ class Lab:
         rows += [f'host = "{self.registry.host}"', "plain-http = true"]
         for name in names:
             rows += ["[[image]]", f'name = "{name}"', f'ref = "{self.ref(name)}"', more]
-        rows += ["[defaults]", 'size = "16MiB"', "guest = false"]
+        rows += ["[defaults]", 'size = "16MiB"', "guest = false", f'pull = "{self.pull}"']
         self.path.write_text("\n".join(rows) + "\n")
 
     def run(self, *words: str) -> Result:
@@ -102,6 +103,11 @@ class TestWriting:
         assert result.images["web"]["action"] == "move"
         assert result.images["web"]["before"] == old["web"]
         assert result.images["db"]["action"] == "keep"
+        lab.pull = "missing"  # a pass asks for no tag that it knows; this verb does
+        lab.config("web", "db")
+        newest = lab.push("web", b"newest")
+        lab.run("lock", "--upgrade", "web")
+        assert lab.locked()["web"] == newest
         unknown = lab.run("lock", "--upgrade", "wbe")
         assert unknown.code == 1
         assert "web, db" in unknown.err
@@ -294,6 +300,23 @@ class TestKernels:
         assert plain.images["web"]["reason"] == "KernelChanged"
         assert any(entry["kernel-digest"] in warning for warning in plain.document["warnings"])
         assert lab.run("lock").images["web"]["action"] == "update"
+        assert lab.run("--locked").code == 0
+
+    def test_an_optional_kernel_that_cannot_be_had(self, lab: Lab, kernel: Path) -> None:
+        text = lab.path.read_text().replace('name = "lab"', 'name = "lab"\noptional = true')
+        lab.path.write_text(text)
+        assert lab.run("lock").code == 0
+        whole = kernel.read_bytes()
+        kernel.unlink()
+        refused = lab.run("--locked")
+        assert refused.code == 1
+        assert "cannot be had" in refused.images["web"]["error"]["message"]
+        assert lab.run().code == 0
+        lab.run("lock")
+        assert lab.entries()[0]["kernel-ref"] == "lab"
+        assert "kernel-digest" not in lab.entries()[0]
+        assert lab.run("--locked").code == 0
+        kernel.write_bytes(whole)
         assert lab.run("--locked").code == 0
 
     def test_another_kernel_ref_does_not_fit(self, lab: Lab, kernel: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -263,3 +264,48 @@ def test_a_lost_database_forgets_no_suspension(program: Program, config: Path) -
     shutil.rmtree(program.root / "tmp")
     (program.root / "tmp").mkdir()
     assert program.run(config, "--json").images["a"]["action"] == "suspend"
+
+
+class TestSlips:
+    """What an unset variable, a typing error or a full disk makes of a command."""
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("--state-dir", "", "status"),
+            ("--cache-dir", "", "status"),
+            ("rm", ""),
+            ("rm", "../a"),
+            ("suspend", "*", "--reason", "x"),
+            ("suspend", "a", "--reason", " "),
+            ("verify", "A B"),
+            ("status", "--metrics-file", ""),
+        ],
+    )
+    def test_wrong_usage_touches_nothing(self, program: Program, words: tuple[str, ...]) -> None:
+        assert program.run(*words).code == 64
+        assert not program.state.exists()
+
+    def test_a_suspension_shows_whatever_was_suspended(self, program: Program) -> None:
+        assert "nothing is recorded" in program.run("suspend", "later", "--reason", "a\x1b[31m").out
+        shown = program.run("status", "--json").images["later"]
+        assert shown["suspended"] == "a\\x1b[31m"
+        program.run("suspend", "--reason", "holidays")
+        assert "every image is suspended: holidays" in program.run("status").out
+
+    @pytest.mark.parametrize("words", [(), ("--json",)])
+    def test_a_full_disk_for_the_output_is_told(
+        self, program: Program, words: tuple[str, ...]
+    ) -> None:
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                program.argv("status", *words),
+                env=program.environment,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == 1
+        assert "No space left" in done.stderr
+        assert "Traceback" not in done.stderr

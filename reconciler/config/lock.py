@@ -98,7 +98,7 @@ def under_lock(config: Config, data: bytes | None, *, demanded: bool) -> Config:
         brief = f"{printable(str(path))} does not fit {printable(str(config.path))}"
         raise _stale(config.path, brief, found)
     images = tuple(
-        replace(spec, lock=replace(entry, binding=demanded))
+        replace(spec, lock=_of(entry, spec, binding=demanded))
         if (entry := locked.get(spec.name)) and _fits(spec, entry)
         else spec
         for spec in config.images
@@ -146,7 +146,7 @@ def _locked(entry: _Entry, base: Path) -> Locked:
     if is_relative(ref):
         scheme, _, rest = ref.partition(":")
         ref = f"{scheme}:{base / rest}"
-    return Locked(entry.name, ref, entry.digest, str(entry.platform), kernel)
+    return Locked(entry.name, ref, entry.digest, str(entry.platform), entry.kernel_ref, kernel)
 
 
 def differences(images: Iterable[ImageSpec], locked: dict[str, Locked]) -> Iterator[str]:
@@ -161,7 +161,7 @@ def differences(images: Iterable[ImageSpec], locked: dict[str, Locked]) -> Itera
         said = (
             ("ref", spec.ref, entry.ref),
             ("platform", str(spec.platform), entry.platform),
-            ("kernel-ref", spec.kernel_ref, entry.kernel.name if entry.kernel else None),
+            ("kernel-ref", spec.kernel_ref, entry.kernel_ref),
         )
         for key, wanted, was in said:
             if wanted != was:
@@ -174,14 +174,22 @@ def _said(value: str | None) -> str:
     return "none" if value is None else toml_value(value)
 
 
+def _of(entry: Locked, spec: ImageSpec, *, binding: bool) -> Locked:
+    """What holds of an entry: of a kernel, nothing when the image asks for another one now."""
+    kernel = entry.kernel if entry.kernel_ref == spec.kernel_ref else None
+    return replace(entry, kernel=kernel, binding=binding)
+
+
 def _fits(spec: ImageSpec, entry: Locked) -> bool:
     return (spec.ref, str(spec.platform)) == (entry.ref, entry.platform)
 
 
 def kernel_difference(lock: Locked | None, kernel: KernelTriple | None) -> str:
     """In words, which file of an image's kernel is another than the locked one; empty for none."""
-    if lock is None or lock.kernel is None or kernel is None or lock.kernel.name != kernel.name:
-        return ""  # another kernel-ref is a difference of the configuration
+    if lock is None or lock.kernel is None:
+        return ""
+    if kernel is None:
+        return f'the kernel "{lock.kernel.name}" cannot be had, but {lock.kernel.kernel} is locked'
     for part in ("kernel", "initrd", "modules"):
         now, was = getattr(kernel, part), getattr(lock.kernel, part)
         if now != was:
@@ -200,7 +208,7 @@ def format_lock(entries: Iterable[Locked], base: Path) -> bytes:
             "ref": _written(entry.ref, base),
             "digest": entry.digest,
             "platform": entry.platform,
-            "kernel-ref": kernel and kernel.name,
+            "kernel-ref": entry.kernel_ref,
             "kernel-digest": kernel and kernel.kernel,
             "initrd-digest": kernel and kernel.initrd,
             "modules-digest": kernel and kernel.modules,

@@ -88,6 +88,11 @@ def is_host(text: str) -> bool:
     return bool(_HOST.fullmatch(text)) and (not port or 0 < int(port) < 65536)
 
 
+def is_name(text: str) -> bool:
+    """Whether an image can be called so: it becomes a path."""
+    return bool(_NAME.fullmatch(text))
+
+
 def default_name(ref: Reference) -> str:
     """The image name that an entry without `name` gets: last component, and tag.
 
@@ -99,7 +104,7 @@ def default_name(ref: Reference) -> str:
     base = (ref.repository or _ARCHIVE_SUFFIX.sub("", ref.path.rstrip("/"))).rpartition("/")[2]
     wanted = f"{base}-{ref.tag}" if ref.tag else base
     name = re.sub(r"[^a-z0-9._-]+", "-", wanted.lower()).strip("-._")
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise ImageError(
             f"no image name can be derived from {printable(ref.text)!r}",
             code=Code.REFERENCE_INVALID,

@@ -56,7 +56,8 @@ def validate(options: Options, config: Path) -> int:
     if options.json:
         print_json({**_VALID, "config": {"path": str(config), "sha256": parsed.sha256}})
     elif not options.quiet:
-        print(f"{config}: valid, {count} {'image' if count == 1 else 'images'}")
+        name = "standard input" if str(config) == "-" else config
+        print(f"{name}: valid, {count} {'image' if count == 1 else 'images'}")
     return EXIT_OK
 
 

@@ -15,6 +15,7 @@ from pydantic_core import to_json
 from reconciler.errors import BangerError, Busy, Code, ConfigError, ImageError, StaleLock
 from reconciler.model import printable
 from reconciler.options import Options
+from reconciler.streams import leave_stdout
 from reconciler.wishes import Wishes
 
 if TYPE_CHECKING:
@@ -143,7 +144,10 @@ def show_error(error: BangerError, *, as_json: bool) -> None:
     if as_json:
         from reconciler.answers import config_error_document
 
-        print_json(config_error_document(error, problems))
+        try:
+            print_json(config_error_document(error, problems))
+        except OSError:  # a full disk or a reader that went; the words below still come
+            leave_stdout()
     lines = [f"error: {error.brief}", *(f"  {problem}" for problem in problems)]
     if error.resolution:
         lines.append(f"  {error.resolution}")
