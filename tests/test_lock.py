@@ -195,6 +195,7 @@ class TestPasses:
         assert error["code"] == "lock-stale"
         assert "banger.lock does not exist" in error["message"]
         assert f"banger-reconcile lock {lab.path}" in error["hint"]
+        lab.config("web", more='pull = "always"')
         assert lab.digests(lab.run()) == {"web": new}
 
     def test_what_does_not_fit_is_named(self, lab: Lab) -> None:

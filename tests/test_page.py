@@ -251,6 +251,7 @@ def test_in_a_browser(
         assert shot.stat().st_size > 10_000
         if os.environ.get("BANGER_SCREENSHOTS") and shot.name in SHOWN:
             shutil.copy(shot, SCREENSHOTS)
+        tab.close()
     finally:
         server.close()
 

@@ -39,6 +39,7 @@ class Tab:
     """One page, loaded. `asked` are the addresses that it requested, its own first."""
 
     browser: Browser
+    target: str
     session: str
     asked: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -57,6 +58,10 @@ class Tab:
             "Page.captureScreenshot", self.session, format="png", captureBeyondViewport=True
         )
         path.write_bytes(base64.b64decode(answer["data"]))
+
+
+    def close(self) -> None:
+        self.browser.call("Target.closeTarget", targetId=self.target)
 
 
 class Browser:
@@ -103,7 +108,7 @@ class Browser:
         """Load a page in a tab of this width in CSS pixels; returns when it has loaded."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        tab = Tab(self, session)
+        tab = Tab(self, target, session)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", session, features=scheme)
         screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
@@ -113,6 +118,8 @@ class Browser:
         self.call("Page.navigate", session, url=address)
         while True:
             event = self._event()
+            if event.get("sessionId") != session:
+                continue  # another tab, which loads itself again
             match event.get("method"):
                 case "Network.requestWillBeSent":
                     tab.asked.append(event["params"]["request"]["url"])
