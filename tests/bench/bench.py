@@ -251,7 +251,11 @@ def main() -> None:
     parser.add_argument("--images", default=",".join(SIZES))
     parser.add_argument("--chains", default=",".join((*CHAINS, *PEERS)))
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    if chosen.make:
+        make_image(chosen.make[0], Path(chosen.make[1]))
+        return
     if chosen.one:
         chain, layout, work = chosen.one
         if chain in PEERS:
@@ -262,7 +266,9 @@ def main() -> None:
     base = chosen.dir.resolve()
     base.mkdir(parents=True, exist_ok=True)
     for name in chosen.images.split(","):
-        layout = make_image(name, base)
+        # in a process of its own: the peak of a child counts what its parent had at the fork
+        _call(sys.executable, __file__, "--make", name, str(base))
+        layout = base / name
         chains = [chain for chain in chosen.chains.split(",") if is_there(chain)]
         found: dict[str, list[Run]] = {chain: [] for chain in chains}
         with contextlib.suppress(KeyboardInterrupt):
