@@ -8,6 +8,9 @@ limit       gunzip, both sha256 of every layer, write, fdatasync; nothing is par
 direct      this program with builder = "direct", blobs cached: verified, published, recorded
 tools       the same with builder = "tools"
 umoci+mkfs  `umoci raw unpack` and `mkfs.ext4 -d`, then fsync; needs root for true owners
+tar2ext4, mke2fs-tar, erofs-tar
+            the layer unpacked to a file, then `tar2ext4`, `mke2fs -d TAR` or `mkfs.erofs --tar`
+            and fsync, where PATH has one that can. They know no whiteouts: images have one layer
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -38,6 +42,12 @@ PACKAGES = {
     "big": ["systemd-sysv,build-essential,git,python3-venv,nodejs,npm,vim,openssh-server,perl-doc"],
 }
 CHAINS = ("limit", "direct", "tools", "umoci+mkfs")
+PEERS = {
+    "tar2ext4": ["tar2ext4", "-i", "TAR", "-o", "IMAGE"],
+    "mke2fs-tar": ["mkfs.ext4", "-q", "-F", "-d", "TAR", "IMAGE", "SIZE"],
+    "erofs-tar": ["mkfs.erofs", "--tar=f", "IMAGE", "TAR"],
+}
+"""Programs that read a tar, some of them only in later versions."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -140,6 +150,42 @@ def umoci(layout: Path, work: Path) -> None:
         os.fsync(stream.fileno())
 
 
+def peer(name: str, layout: Path, work: Path) -> None:
+    """A layer as a file, and what a program makes of it."""
+    work.mkdir()
+    tar = work / "tar"
+    blobs = layout / "blobs" / "sha256"
+    index = json.loads((layout / "index.json").read_text())
+    manifest = json.loads((blobs / index["manifests"][0]["digest"][7:]).read_text())
+    [layer] = manifest["layers"]
+    with tar.open("wb") as out, (blobs / layer["digest"][7:]).open("rb") as stream:
+        inflate = isal_zlib.decompressobj(31)
+        while chunk := stream.read(1 << 18):
+            out.write(inflate.decompress(chunk))
+    _call(*_peer_words(name, tar, work / "image", SIZES[layout.name][:-2]))
+    with (work / "image").open("rb") as image:
+        os.fsync(image.fileno())
+
+
+def _peer_words(name: str, tar: Path, image: Path, size: str) -> list[str]:
+    words = {"TAR": str(tar), "IMAGE": str(image), "SIZE": size}
+    return [words.get(word, word) for word in PEERS[name]]
+
+
+def is_there(name: str) -> bool:
+    """Whether this host has a program for a chain, and one that does it."""
+    if name not in PEERS:
+        return True
+    with tempfile.TemporaryDirectory() as base:
+        with tarfile.open(Path(base, "tar"), "w") as archive:
+            _add(archive, "a", b"a")
+        words = _peer_words(name, Path(base, "tar"), Path(base, "image"), "8M")
+        try:
+            return subprocess.run(words, capture_output=True, check=False).returncode == 0
+        except OSError:
+            return False
+
+
 def ours(layout: Path, work: Path, builder: str, cache: Path) -> list[str]:
     """The command line of this program for one image, its blobs in `cache`."""
     work.mkdir()
@@ -203,18 +249,27 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, default=Path(".bench"), help="images and runs go here")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--images", default=",".join(SIZES))
-    parser.add_argument("--chains", default=",".join(CHAINS))
+    parser.add_argument("--chains", default=",".join((*CHAINS, *PEERS)))
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    if chosen.make:
+        make_image(chosen.make[0], Path(chosen.make[1]))
+        return
     if chosen.one:
         chain, layout, work = chosen.one
-        {"limit": limit, "umoci+mkfs": umoci}[chain](Path(layout), Path(work))
+        if chain in PEERS:
+            peer(chain, Path(layout), Path(work))
+        else:
+            {"limit": limit, "umoci+mkfs": umoci}[chain](Path(layout), Path(work))
         return
     base = chosen.dir.resolve()
     base.mkdir(parents=True, exist_ok=True)
     for name in chosen.images.split(","):
-        layout = make_image(name, base)
-        chains = chosen.chains.split(",")
+        # in a process of its own: the peak of a child counts what its parent had at the fork
+        _call(sys.executable, __file__, "--make", name, str(base))
+        layout = base / name
+        chains = [chain for chain in chosen.chains.split(",") if is_there(chain)]
         found: dict[str, list[Run]] = {chain: [] for chain in chains}
         with contextlib.suppress(KeyboardInterrupt):
             for turn in range(chosen.runs + 1):
