@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reconciler.config.load import Config
-from reconciler.model import Action, Reason, Stage
+from reconciler.model import Action, Reason
 from reconciler.notes import EVERY, Notes
 from reconciler.plan import Held, ImagePlan, Observed, Plan, Wanted, make_plan
 from reconciler.prune import prune
@@ -32,17 +32,6 @@ def held(config: Config, wishes: Wishes, notes: Notes) -> dict[str, Held]:
         elif spec.name in wishes.held:
             found[spec.name] = Held(spec, Reason.BACKING_OFF)
     return found
-
-
-def asking(config: Config, wishes: Wishes) -> Config:
-    """The configuration with the tags asked for again of what is replaced from resolve on."""
-    images = tuple(
-        replace(spec, pull="always")
-        if wishes.replace.get(spec.name) is Stage.RESOLVE and spec.pull == "missing"
-        else spec
-        for spec in config.images
-    )
-    return replace(config, images=images)
 
 
 def planned(wanted: tuple[Wanted, ...], observed: Observed, wishes: Wishes, store: Store) -> Plan:

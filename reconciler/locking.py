@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.config.load import Config
 from reconciler.errors import BangerError
-from reconciler.model import DesiredImage, ImageSpec, Locked
+from reconciler.model import DesiredImage, Locked
 from reconciler.plan import Unresolved, Wanted
 
 
@@ -54,16 +54,11 @@ def to_look_up(config: Config, upgrade: Collection[str]) -> Config:
 
     config: as `config.lock.under_lock` gives it.
     """
-    images = (_to_look_up(spec, spec.name in upgrade) for spec in config.images)
+    images = (
+        replace(spec, suspend=False, lock=None if spec.name in upgrade else spec.lock)
+        for spec in config.images
+    )
     return replace(config, images=tuple(images))
-
-
-def _to_look_up(spec: ImageSpec, upgraded: bool) -> ImageSpec:
-    if spec.lock and not upgraded:
-        return replace(spec, suspend=False)
-    # what a tag stood for once is not what is asked here
-    pull = "always" if spec.pull == "missing" else spec.pull
-    return replace(spec, suspend=False, pull=pull, lock=None)
 
 
 def relock(wanted: tuple[Wanted, ...], before: Mapping[str, Locked]) -> Locking:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from reconciler.apply import Collected, Outcome, apply, collect, restore_records
-from reconciler.asked import asking, held, narrowed, planned
+from reconciler.asked import held, narrowed, planned
 from reconciler.collection import Ages, plan_collection, references
 from reconciler.config.load import Config
 from reconciler.config.lock import kernel_difference
@@ -103,7 +103,7 @@ def reconcile(config: Config, host: Host) -> Pass:
             known = _holds_anything(services.store)
             before = services.records.read()
             notes = Notes(services.store.state)
-            wanted = surveyor.wanted(asking(config, wishes), held(config, wishes, notes))
+            wanted = surveyor.wanted(config, held(config, wishes, notes))
             services.sources.remember()
             observed = surveyor.observed(wanted, before, wishes.replace)
             made = planned(wanted, observed, wishes, services.store)
@@ -156,7 +156,7 @@ def preview(config: Config, host: Host) -> Pass:
         surveyor = _surveyor(services)
         before = services.records.read()
         notes = Notes(services.store.state)
-        wanted = surveyor.wanted(asking(config, wishes), held(config, wishes, notes))
+        wanted = surveyor.wanted(config, held(config, wishes, notes))
         observed = surveyor.observed(wanted, before, wishes.replace)
         made = planned(wanted, observed, wishes, services.store)
         plan = narrowed(config, wishes, made, services.store, notes, keep=False)

@@ -181,18 +181,6 @@ class TestImage:
         assert wrong.code == 1
         assert "arm64" in wrong.images["web"]["error"]["message"]
 
-    def test_a_tag_is_looked_up_again_for_what_is_replaced(
-        self, lab: Lab, registry: RunningRegistry
-    ) -> None:
-        push(lab.root / "web", registry, "keys/again", "1")
-        head = f'[[registry]]\nhost = "{registry.host}"\nplain-http = true\n'
-        text = head + image(ref=f"{registry.host}/keys/again:1")
-        lab.run(text)
-        moved = make_layout(lab.root / "web", [SMALL, tar(file("new", b"new"))])
-        push(lab.root / "web", registry, "keys/again", "1")
-        assert lab.run(text, "--replace", "web:pull").images["web"]["resolved_digest"] != moved
-        assert lab.run(text, "--replace", "web").images["web"]["resolved_digest"] == moved
-
     def test_pull(self, lab: Lab, registry: RunningRegistry) -> None:
         push(lab.root / "web", registry, "keys/web", "1")
         ref = f"{registry.host}/keys/web:1"
