@@ -59,7 +59,6 @@ class Tab:
         )
         path.write_bytes(base64.b64decode(answer["data"]))
 
-
     def close(self) -> None:
         self.browser.call("Target.closeTarget", targetId=self.target)
 
