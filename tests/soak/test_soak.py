@@ -165,6 +165,7 @@ def flat(soak: Soak, what: Callable[[Measure], float], ratio: float, slack: floa
     share = max(5, len(soak.taken) // 4)
     early = median(what(one) for one in soak.taken[5 : 5 + share])
     late = median(what(one) for one in soak.taken[-share:])
+    print(f"  medians {early:.1f} early, {late:.1f} late")
     assert late <= early * ratio + slack, [what(one) for one in soak.taken]
 
 
@@ -183,10 +184,10 @@ def test_nothing_grows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     first, last = soak.taken[0], soak.taken[-1]
     with capsys.disabled():
         print(f"\nsoak: {passes} passes in {seconds:.0f} s\n  first {first}\n  last  {last}")
-    flat(soak, lambda one: one.descriptors, 1.0, 3)
-    flat(soak, lambda one: one.threads, 1.0, 3)
-    flat(soak, lambda one: one.resident_mib, 1.15, 8)
-    flat(soak, lambda one: one.disk_mib, 1.5, 10)
+        flat(soak, lambda one: one.descriptors, 1.0, 3)
+        flat(soak, lambda one: one.threads, 1.0, 3)
+        flat(soak, lambda one: one.resident_mib, 1.15, 8)
+        flat(soak, lambda one: one.disk_mib, 1.5, 10)
 
 
 def test_whatever_ends_it_the_next_one_heals(tmp_path: Path) -> None:
