@@ -143,7 +143,7 @@ def _passes(view: View) -> str:
     if view.next_seconds is None:
         said.append("a pass is running now")
     else:
-        said.append(f"the next in {_span(view.next_seconds)}")
+        said.append(f"the next in {span(view.next_seconds)}")
     return "; ".join(said) + "."
 
 
@@ -197,7 +197,7 @@ def _stage(work: Work, mono: float) -> str:
     told = f'role="progressbar" aria-label="{_text(work.image)}: {_text(work.stage)}"{aria}'
     return (
         f'<div class="stage"><div class="head"><b>{_text(work.stage)}</b>'
-        f'<span class="size">{_progress(work)}{_span(mono - work.since)}</span></div>'
+        f'<span class="size">{_progress(work)}{span(mono - work.since)}</span></div>'
         f'<div class="{kind}" {told}><i{width}></i></div></div>'
     )
 
@@ -267,7 +267,7 @@ def _times(times: Mapping[str, float]) -> list[str]:
     for stage, seconds in sorted(times.items(), key=lambda t: (*order, t[0]).index(t[0])):
         hue = f"--hue:{STAGE_HUES.get(stage, 0)}"
         bar.append(f'<i style="{hue};width:{100 * seconds / whole:.1f}%"></i>')
-        words.append(f'<li style="{hue}">{_text(stage)} {_span(seconds)}</li>')
+        words.append(f'<li style="{hue}">{_text(stage)} {span(seconds)}</li>')
     return [
         f'<div class="bar" aria-hidden="true">{"".join(bar)}</div>',
         f'<ul class="times" aria-label="stage times">{"".join(words)}</ul>',
@@ -308,10 +308,11 @@ def _until(text: str, now: datetime) -> str:
     """A time to come, for people."""
     then = _moment(text)
     seconds = (then - now).total_seconds() if then else 0.0
-    return f"in {_span(seconds)}, at {_when(text, now)}" if seconds > 0 else "now"
+    return f"in {span(seconds)}, at {_when(text, now)}" if seconds > 0 else "now"
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A length of time for people, in the unit that fits."""
     if seconds < 10:
         return f"{max(0.0, seconds):.1f} s"
     if seconds < 120:

@@ -23,7 +23,7 @@ from reconciler.serve import Address, Server, as_page
 
 SCREENSHOTS = Path(__file__).parent.parent / "docs" / "screenshots"
 SHOWN = {"page-light-desktop.png", "page-dark-phone.png", "well-dark-desktop.png"}
-LAST = "2 unchanged in 0.2 s, 312 s ago"
+LAST = "2 unchanged in 0.2 s, 5 min ago"
 STATE = "/var/lib/banger/images/by-name"
 GIB, MIB = 1 << 30, 1 << 20
 NOW = datetime(2026, 3, 2, 14, 5, 30, tzinfo=UTC)
@@ -99,7 +99,7 @@ def full() -> View:
         times={"bastion": TIMES, "debian-bookworm": TIMES | {"kernel": 0.6, "ext4": 4.4}},
         now=NOW,
         mono=100.0,
-        last="1 updated, 4 unchanged, 2 failed in 9.6 s, 312 s ago",
+        last="1 updated, 4 unchanged, 2 failed in 9.6 s, 5 min ago",
         next_seconds=None,
     )
 

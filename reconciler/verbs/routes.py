@@ -13,7 +13,7 @@ from reconciler.board import Board
 from reconciler.daemon import Daemon
 from reconciler.metrics import CONTENT_TYPE, Metrics, health
 from reconciler.options import Options
-from reconciler.page import View, page
+from reconciler.page import View, page, span
 from reconciler.report import pass_document, summary_line, working
 from reconciler.serve import Answer, Routes, as_json, as_page
 from reconciler.status import read_status
@@ -67,7 +67,7 @@ class Window:
     def _page(self) -> Answer:
         daemon, images = self.daemon, self._records()["images"]
         last = daemon.last
-        ago = f", {time.monotonic() - daemon.ended_at:.0f} s ago" if last else ""
+        ago = f", {span(time.monotonic() - daemon.ended_at)} ago" if last else ""
         view = View(
             host=socket.gethostname(),
             path=str(daemon.config.path),
