@@ -10,6 +10,7 @@ for another. Called by `verbs.watch` before there are threads.
 from __future__ import annotations
 
 import ctypes
+import gc
 
 _M_ARENA_MAX = -8  # malloc.h
 
@@ -18,5 +19,14 @@ def share_one_arena() -> None:
     """Let threads to come share the arena of the first; where that is no glibc, nothing happens."""
     try:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    except (OSError, AttributeError):
+        return
+
+
+def give_back() -> None:
+    """Let go of what a pass has left: errors and their frames in cycles, and free pages."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
         return

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 from reconciler.agenda import Ending
+from reconciler.allocator import give_back
 from reconciler.config.load import Config
 from reconciler.errors import REPORT, BangerError, Code, HostError
 from reconciler.model import printable
@@ -32,6 +33,8 @@ def one_pass(config: Config, host: Host) -> Pass | BangerError:
         host.emit("reconcile.crashed", exc_info=True)
         brief = f"an unexpected {type(error).__name__}: {printable(str(error))}"
         return HostError(brief, code=Code.INTERNAL, resolution=REPORT)
+    finally:
+        give_back()
 
 
 def ending(error: BangerError) -> Ending:
