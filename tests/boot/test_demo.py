@@ -28,8 +28,15 @@ def test_the_example_boots_with_the_line_that_launch_prints(tmp_path: Path) -> N
         for name in ("prepare", "qemu")
     }
     subprocess.run(commands["prepare"], check=True)
-    ran = watch(commands["qemu"])
+    ran = watch(_emulated(commands["qemu"]))
     assert "\nhello\n" in ran.console, ran.console
     assert "banger-init: the application ended with status: 0\n" in ran.console
     assert "banger-network: set as the kernel command line says" in ran.console
     print(f"the example ran and powered off in {ran.processor_seconds:.1f} s of processor time")
+
+
+def _emulated(command: list[str]) -> list[str]:
+    """The same without KVM, which on a host that is a virtual machine may be there and not work."""
+    at = command.index("kvm")
+    assert command[at - 1] == "-accel"
+    return command[: at - 1] + command[at + 1 :]
