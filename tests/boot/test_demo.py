@@ -28,15 +28,11 @@ def test_the_example_boots_with_the_line_that_launch_prints(tmp_path: Path) -> N
         for name in ("prepare", "qemu")
     }
     subprocess.run(commands["prepare"], check=True)
-    ran = watch(_emulated(commands["qemu"]))
+    qemu = commands["qemu"]
+    at = qemu.index("kvm")  # a build machine may offer a KVM that does not work
+    assert qemu[at - 1 : at + 3] == ["-accel", "kvm", "-accel", "tcg"]
+    ran = watch([*qemu[: at - 1], *qemu[at + 1 :]])
     assert "\nhello\n" in ran.console, ran.console
     assert "banger-init: the application ended with status: 0\n" in ran.console
     assert "banger-network: set as the kernel command line says" in ran.console
     print(f"the example ran and powered off in {ran.processor_seconds:.1f} s of processor time")
-
-
-def _emulated(command: list[str]) -> list[str]:
-    """The same without KVM, which on a host that is a virtual machine may be there and not work."""
-    at = command.index("kvm")
-    assert command[at - 1] == "-accel"
-    return command[: at - 1] + command[at + 1 :]
