@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from support import images
 from support.boots import FIRST_BOOT_STEP, MIB, NETWORK, build, check_two_boots, mmdebstrap, report
-from support.machine import boot, disk_of
+from support.machine import ask_vsock, boot, command_of, disk_of, running
 from support.program import Program
 
 SYSTEMD = """
@@ -76,6 +77,40 @@ def test_debian_boots_once_as_new_and_then_as_itself(debian: Path, tmp_path: Pat
     assert told["stops-with"] == "2"
 
 
+WAITING = """#!/bin/sh
+exec sleep 600
+"""
+
+
+def test_the_agent_answers_the_host(program: Program, tmp_path: Path) -> None:
+    """From outside, where the host's kernel has vsock for guests."""
+    if not os.access("/dev/vhost-vsock", os.R_OK | os.W_OK):
+        pytest.skip("no /dev/vhost-vsock on this machine: `modprobe vhost_vsock` where it may be")
+    layer = _busybox(images.file("bin/application", WAITING.encode(), 0o755))
+    images.make_layout(
+        program.root / "waiting", [layer], config={"Entrypoint": ["/bin/application"]}
+    )
+    artifact = build(program, "waiting", "64MiB")
+    cid = 3 + os.getpid()
+    disk = disk_of(artifact, tmp_path / "disk", 64 * MIB)
+    command = [*command_of(artifact, disk, ""), "-device", f"vhost-vsock-pci,guest-cid={cid}"]
+    with running(command) as machine:
+        answer = ask_vsock(machine, cid, 42070, b"GET /ping HTTP/1.0\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\npong\n")
+
+
+def _busybox(*more: images.Entry) -> bytes:
+    busybox = Path("/bin/busybox")
+    if not busybox.exists():
+        pytest.skip("no busybox: contrib/install-packages test installs it")
+    return images.tar(
+        *(images.directory(name) for name in ("bin", "etc", "srv")),
+        images.file("bin/busybox", busybox.read_bytes(), 0o755),
+        *(images.symlink(f"bin/{name}", "busybox") for name in TOOLS),
+        *more,
+    )
+
+
 APPLICATION = """#!/bin/sh
 {
     echo "REPORT user $(id -u):$(id -g) $(id -G)"
@@ -100,14 +135,8 @@ TOOLS = ("sh", "id", "pwd", "echo", "cat", "ls", "sleep", "test", "touch")
 @pytest.fixture(scope="session")
 def bare(program: Program) -> Path:
     """The artifact of an image with no init: busybox and one application."""
-    busybox = Path("/bin/busybox")
-    if not busybox.exists():
-        pytest.skip("no busybox: contrib/install-packages test installs it")
-    layer = images.tar(
-        *(images.directory(name) for name in ("bin", "etc", "srv")),
+    layer = _busybox(
         images.directory("srv/data", uid=1000, gid=1000),
-        images.file("bin/busybox", busybox.read_bytes(), 0o755),
-        *(images.symlink(f"bin/{name}", "busybox") for name in TOOLS),
         images.file("bin/application", APPLICATION.encode(), 0o755),
         images.file("etc/passwd", b"root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/srv/data:\n"),
         images.file("etc/group", b"app:x:1001:\nmore:x:77:app\n"),

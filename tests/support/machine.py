@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,17 +51,46 @@ def require_qemu() -> None:
 
 def boot(artifact: Path, disk: Path, command_line: str) -> Boot:
     """Boot `disk` with the kernel and initrd of an artifact, until the guest powers off."""
-    return watch(
-        [
-            *f"{QEMU} -accel tcg -M q35 -cpu max -m 1024 -nodefaults -no-user-config".split(),
-            *["-nographic", "-serial", "stdio", "-no-reboot"],
-            *("-kernel", artifact / "kernel", "-initrd", artifact / "initrd.img"),
-            *("-append", f"console=ttyS0 root=/dev/vda rw panic=-1 quiet {command_line}"),
-            *("-drive", f"id=d,file={disk},format=raw,if=none", "-device"),
-            *("virtio-blk-pci,drive=d", "-netdev", "user,id=n,restrict=on", "-device"),
-            "virtio-net-pci,netdev=n",
-        ]
-    )
+    return watch(command_of(artifact, disk, command_line))
+
+
+def command_of(artifact: Path, disk: Path, command_line: str) -> list[str | Path]:
+    """The machine that `boot` starts."""
+    return [
+        *f"{QEMU} -accel tcg -M q35 -cpu max -m 1024 -nodefaults -no-user-config".split(),
+        *["-nographic", "-serial", "stdio", "-no-reboot"],
+        *("-kernel", artifact / "kernel", "-initrd", artifact / "initrd.img"),
+        *("-append", f"console=ttyS0 root=/dev/vda rw panic=-1 quiet {command_line}"),
+        *("-drive", f"id=d,file={disk},format=raw,if=none", "-device"),
+        *("virtio-blk-pci,drive=d", "-netdev", "user,id=n,restrict=on", "-device"),
+        "virtio-net-pci,netdev=n",
+    ]
+
+
+@contextmanager
+def running(command: Sequence[str | Path]) -> Iterator[subprocess.Popen[bytes]]:
+    """A machine that is ended with the block."""
+    machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        yield machine
+    finally:
+        machine.kill()
+        machine.wait()
+
+
+def ask_vsock(machine: subprocess.Popen[bytes], cid: int, port: int, request: bytes) -> bytes:
+    """The answer of a guest that is still booting: asked again until it comes."""
+    until = time.monotonic() + PATIENCE
+    while machine.poll() is None and time.monotonic() < until:
+        with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as stream:
+            try:
+                stream.connect((cid, port))
+            except OSError:
+                time.sleep(0.5)
+                continue
+            stream.sendall(request)
+            return b"".join(iter(lambda: stream.recv(4096), b""))
+    return b""
 
 
 def watch(command: Sequence[str | Path]) -> Boot:
