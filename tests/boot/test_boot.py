@@ -96,7 +96,7 @@ def test_the_agent_answers_the_host(program: Program, tmp_path: Path) -> None:
     command = [*command_of(artifact, disk, ""), "-device", f"vhost-vsock-pci,guest-cid={cid}"]
     with running(command) as machine:
         answer = ask_vsock(machine, cid, 42070, b"GET /ping HTTP/1.0\r\n\r\n")
-    assert answer.endswith(b"\r\n\r\npong\n")
+    assert answer.endswith(b"\r\n\r\npong")
 
 
 def _busybox(*more: images.Entry) -> bytes:
