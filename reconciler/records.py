@@ -105,6 +105,11 @@ class Records:
         failures = {f.name: f for f in _rows(database, "failures", _failure, damaged)}
         return Contents(records, failures, tuple(damaged))
 
+    def create(self) -> None:
+        """Make the database, with nothing in it."""
+        with self._writer():
+            pass
+
     def save(self, record: Record, *, instead_of: str | None = None) -> None:
         """Write one record and clear its failure, in one commit; another name goes with it."""
         with self._writer() as database:

@@ -12,6 +12,7 @@ from support.images import directory, file, make_layout, tar
 from support.invariants import artifact_problems
 from support.program import Program
 
+from reconciler.manifest import damage
 from reconciler.records import Records
 from reconciler.store import Store
 
@@ -48,7 +49,11 @@ def check(tmp_path: Path, config: Path, env: dict[str, str]) -> bool:
         return True
     assert result.code == 1, result.err
     assert "Traceback" not in result.err
-    assert Records(store.database).read().records == {}, env
+    # a commit whose sync failed may have happened, as SQLite has it; half of one has not
+    for record in Records(store.database).read().records.values():
+        manifest = store.manifest(store.artifact(record.id))
+        assert manifest is not None, env
+        assert damage(store.artifact(record.id), manifest) == {}, env
     well = Program(tmp_path / "host")
     healed = well.run(config)
     assert healed.code == 0, healed.err
