@@ -109,9 +109,9 @@ def reconcile(config: Config, host: Host) -> Pass:
             made = planned(wanted, observed, wishes, services.store)
             plan = narrowed(config, wishes, made, services.store, notes, keep=True)
             host.emit("plan.computed", changes=plan.changes, images=len(plan.images))
+            restore_records(services, before, observed)
             if plan.changes and not known:
                 services.records.create()  # from now on, an artifact without records is a loss
-            restore_records(services, before, observed)
             jobs = wishes.jobs or config.reconcile.jobs
             asked = {n: f for n, f in before.failures.items() if wishes.concerns(n)}
             outcomes = apply(plan, services, asked, jobs, fail_fast=wishes.fail_fast)

@@ -96,6 +96,12 @@ class TestFirstLight:
         status = program.run("status", "--json").images["web"]
         assert status["conditions"][0]["status"] == "True"
 
+    def test_a_new_host_has_lost_nothing(self, program: Program, config: Path) -> None:
+        first = program.run(config, "--log-level", "debug")
+        assert first.code == 0
+        assert "damaged" not in first.out + first.err
+        assert [path.name for path in program.state.glob("records*")] == ["records.db"]
+
     def test_a_second_run_says_so_and_touches_no_file(self, program: Program, config: Path) -> None:
         program.run(config)
         before = snapshot(program.root)
