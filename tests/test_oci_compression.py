@@ -56,6 +56,11 @@ ACCEPTED = {
     "gzip": (gzip.compress(PLAIN), PLAIN),
     "gzip of nothing": (gzip.compress(b""), b""),
     "gzip, three members": (b"".join(map(gzip.compress, (PLAIN, b"", b"end"))), PLAIN + b"end"),
+    "gzip, padded": (gzip.compress(PLAIN) + bytes(600), PLAIN),
+    "gzip, padded between members": (
+        gzip.compress(PLAIN) + b"\0" + gzip.compress(b"x"),
+        PLAIN + b"x",
+    ),
     "gzip, eStargz footer": (gzip.compress(PLAIN) + estargz_footer(), PLAIN),
     "zstd": (zstd.compress(PLAIN), PLAIN),
     "zstd, frames and skippable ones": (
@@ -92,7 +97,10 @@ REJECTED = {
     "gzip with a wrong length": (flipped(GZIP, -2), "corrupt gzip"),
     "gzip with a flipped bit": (flipped(GZIP, 1000), "corrupt gzip"),
     "gzip, garbage after it": (GZIP + b"garbage, and some more", "gzip"),
-    "gzip, one byte after it": (GZIP + b"\0", "gzip"),
+    "gzip, a byte after it": (GZIP + b"\1", "gzip"),
+    "gzip, the start of a header after it": (GZIP + b"\x1f", "cut short"),
+    "gzip, garbage after padding": (GZIP + bytes(99) + b"garbage", "garbage"),
+    "gzip with a header of a megabyte": (b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * (1 << 20), "gzip"),
     "gzip, zstd after it": (GZIP + ZSTD, "gzip"),
     "zstd cut": (ZSTD[:-1], "cut short"),
     "zstd with a flipped bit": (flipped(ZSTD, 5), "zstd"),

@@ -73,7 +73,7 @@ class ProcessPump:
         self._poll = select.poll()
         self._poll.register(self._told, select.POLLIN)
 
-    def batches(self) -> Iterator[bytes | memoryview]:
+    def batches(self) -> Iterator[memoryview]:
         """The decoded stream, where the child has put it: it is written over once released."""
         at = 0
         while True:

@@ -93,7 +93,7 @@ def _pump(descriptor: int, layer: Layer, limits: Limits, turn: Turn) -> Pump:
     return ProcessPump(descriptor, algorithms, limits, turn)
 
 
-def _turning(pump: Pump, turn: Turn) -> Iterator[bytes | memoryview]:
+def _turning(pump: Pump, turn: Turn) -> Iterator[memoryview]:
     for batch in pump.batches():
         yield batch
         turn(pump.position)

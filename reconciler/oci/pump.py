@@ -8,23 +8,21 @@ runs this one in a process of its own.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from reconciler.oci.compression import decompress
+from reconciler.oci.compression import Decoder
 from reconciler.oci.limits import Limits
 
-_CHUNK = 128 << 10
-"""Bytes read from the blob at a time."""
-
 _BATCH = 256 << 10
-"""Decoded bytes handed out at a time, at least: a layer may be thousands of frames."""
+"""Bytes of memory for one batch: a small layer fits one."""
 
-_AHEAD = 8
-"""Batches that wait for the parser, at most."""
+AHEAD = 8
+"""Batches that wait for the parser, and pieces that wait to be hashed, at most."""
 
 
 class Pump(Protocol):
@@ -34,7 +32,7 @@ class Pump(Protocol):
     def position(self) -> int:
         """Bytes of the blob that have been read so far."""
 
-    def batches(self) -> Iterator[bytes | memoryview]:
+    def batches(self) -> Iterator[memoryview]:
         """The decoded stream; each batch is good until the next is asked for.
 
         Raises what decompression raises, and what became of whoever does it.
@@ -55,15 +53,16 @@ class _Hasher(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="layer-hasher", daemon=True)
-        self._queue: queue.Queue[tuple[hashlib._Hash, bytes] | None] = queue.Queue(_AHEAD)
+        self._queue: queue.Queue[tuple[hashlib._Hash, bytes | memoryview] | None]
+        self._queue = queue.Queue(AHEAD)
 
     def run(self) -> None:
         """Until `finish`."""
         while item := self._queue.get():
             item[0].update(item[1])
 
-    def add(self, total: hashlib._Hash, data: bytes) -> None:
-        """These bytes come next in that hash."""
+    def add(self, total: hashlib._Hash, data: bytes | memoryview) -> None:
+        """These bytes come next in that hash. All but the last AHEAD + 1 additions are hashed."""
         self._queue.put((total, data))
 
     def finish(self) -> None:
@@ -87,21 +86,39 @@ class Unpacker:
         self._stopped = stopped
         self._hasher = _Hasher()
 
-    def pieces(self) -> Iterator[bytes]:
-        """The decoded stream; when it has ended or failed, the hashes hold what was read."""
+    def fill(self, targets: Iterable[memoryview]) -> Iterator[memoryview]:
+        """The decoded stream, put into one target after the other; each is full but the last.
+
+        A target may be written over when AHEAD + 2 more have been asked for. When the stream has
+        ended or failed, the hashes hold what was read.
+        """
         self._hasher.start()
         try:
-            for piece in decompress(self._chunks(), self._limits):
-                self._hasher.add(self.stream_hash, piece)
-                yield piece
+            decoder = Decoder(self._read, self._limits)
+            for target in targets:
+                size = _fill(decoder, target)
+                if size:
+                    self._hasher.add(self.stream_hash, target[:size])
+                    yield target[:size]
+                if size < len(target):
+                    return
         finally:
             self._hasher.finish()
 
-    def _chunks(self) -> Iterator[bytes]:
-        while not self._stopped.is_set() and (chunk := os.read(self._descriptor, _CHUNK)):
-            self._hasher.add(self.blob_hash, chunk)
-            self.position += len(chunk)
-            yield chunk
+    def _read(self, size: int) -> bytes:
+        if self._stopped.is_set():
+            return b""
+        chunk = os.read(self._descriptor, size)
+        self._hasher.add(self.blob_hash, chunk)
+        self.position += len(chunk)
+        return chunk
+
+
+def _fill(decoder: Decoder, target: memoryview) -> int:
+    size = 0
+    while size < len(target) and (count := decoder.readinto(target[size:])):
+        size += count
+    return size
 
 
 class ThreadPump(threading.Thread):
@@ -112,7 +129,7 @@ class ThreadPump(threading.Thread):
         self._descriptor = descriptor
         self._stopped = threading.Event()
         self._unpacker = Unpacker(descriptor, algorithms, limits, self._stopped)
-        self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
+        self._queue: queue.Queue[memoryview | BaseException | None] = queue.Queue(AHEAD)
         self._ended = False
         self.start()
 
@@ -125,25 +142,18 @@ class ThreadPump(threading.Thread):
         """Fill the queue; its last item is None, or what went wrong."""
         end: BaseException | None = None
         try:
-            batch: list[bytes] = []
-            waiting = 0
-            for piece in self._unpacker.pieces():
-                batch.append(piece)
-                waiting += len(piece)
-                if waiting >= _BATCH:
-                    self._queue.put(b"".join(batch))
-                    batch.clear()
-                    waiting = 0
-            self._queue.put(b"".join(batch))
+            fresh = (memoryview(bytearray(_BATCH)) for _ in itertools.repeat(None))
+            for batch in self._unpacker.fill(fresh):
+                self._queue.put(batch)
         except BaseException as exc:
             end = exc
         self._queue.put(end)
 
-    def batches(self) -> Iterator[bytes | memoryview]:
+    def batches(self) -> Iterator[memoryview]:
         """The decoded stream; raises here what went wrong in the thread."""
         while not self._ended:
             item = self._queue.get()
-            if isinstance(item, bytes):
+            if isinstance(item, memoryview):
                 yield item
                 continue
             self._ended = True
@@ -154,13 +164,13 @@ class ThreadPump(threading.Thread):
         """End the thread, wherever it is."""
         self._stopped.set()
         while not self._ended:
-            self._ended = not isinstance(self._queue.get(), bytes)
+            self._ended = not isinstance(self._queue.get(), memoryview)
         self.join()
 
     def blob_digest(self) -> str:
         """The digest of the whole blob, after hashing what has not been read."""
         total = self._unpacker.blob_hash
-        while chunk := os.read(self._descriptor, _CHUNK):
+        while chunk := os.read(self._descriptor, _BATCH):
             total.update(chunk)
         return total.hexdigest()
 

@@ -8,20 +8,23 @@ death as the end of its pipe. Little is imported here, since every large layer p
 
 from __future__ import annotations
 
+import itertools
 import json
 import mmap
 import os
 import struct
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 
 from reconciler.errors import BangerError, Code
 from reconciler.oci.limits import Limits
-from reconciler.oci.pump import Unpacker
+from reconciler.oci.pump import AHEAD, Unpacker
 
 PART = 1 << 20
 """Bytes of one part of the ring."""
-PARTS = 8
+PARTS = 2 * AHEAD
+"""More than the hasher may be behind by: a part that the parser is done with has been hashed."""
 HEAD = struct.Struct("<BIQ")
 """Kind of message; bytes of the part, or of the JSON that follows; bytes of the blob read."""
 FILLED, ENDED, FAILED = range(3)
@@ -34,34 +37,21 @@ class _Ring:
         self._memory = memoryview(mmap.mmap(memory, PART * PARTS))
         self._tell = tell
         self._freed = freed
-        self._free = PARTS - 1
-        self._start = 0
-        self._used = 0
 
-    def add(self, piece: bytes, position: int) -> None:
-        """Copy decoded bytes; a part that is full goes to the parser."""
-        view = memoryview(piece)
-        while view:
-            part = view[: PART - self._used]
-            begin = self._start + self._used
-            self._memory[begin : begin + len(part)] = part
-            self._used += len(part)
-            view = view[len(part) :]
-            if self._used == PART:
-                self.flush(position)
+    def parts(self) -> Iterator[memoryview]:
+        """The parts of the memory, round and round; waits until the parser is done with one."""
+        free = PARTS
+        for number in itertools.cycle(range(PARTS)):
+            if not free:
+                free = len(os.read(self._freed, PARTS))
+                if not free:
+                    raise BrokenPipeError
+            free -= 1
+            yield self._memory[number * PART : (number + 1) * PART]
 
-    def flush(self, position: int) -> None:
-        """Hand over what is in the current part, and wait for a free one."""
-        if not self._used:
-            return
-        os.write(self._tell, HEAD.pack(FILLED, self._used, position))
-        self._start = (self._start + PART) % len(self._memory)
-        self._used = 0
-        if not self._free:
-            self._free = len(os.read(self._freed, PARTS))
-            if not self._free:
-                raise BrokenPipeError
-        self._free -= 1
+    def hand_over(self, size: int, position: int) -> None:
+        """The part that came last from `parts` holds so many bytes for the parser."""
+        os.write(self._tell, HEAD.pack(FILLED, size, position))
 
     def end(self, kind: int, document: dict[str, str], position: int) -> None:
         """The last message."""
@@ -78,9 +68,8 @@ def main(order: str) -> None:
     unpacker = Unpacker(found["blob"], (first, second), limits, threading.Event())
     with suppress(BrokenPipeError):
         try:
-            for piece in unpacker.pieces():
-                ring.add(piece, unpacker.position)
-            ring.flush(unpacker.position)
+            for part in unpacker.fill(ring.parts()):
+                ring.hand_over(len(part), unpacker.position)
         except BrokenPipeError:
             raise
         except (BangerError, OSError, MemoryError) as error:
