@@ -23,9 +23,7 @@ from reconciler.collection import Ages, plan_collection, references
 from reconciler.config.load import Config
 from reconciler.config.lock import kernel_difference
 from reconciler.errors import HostError
-from reconciler.kernel.origins import Origins
 from reconciler.kernel.store import KernelStore
-from reconciler.kernel.unpack import KernelImages
 from reconciler.logins import ask_helper
 from reconciler.model import Emit, RegistryConfig
 from reconciler.notes import Notes
@@ -254,7 +252,7 @@ def _services(
             records=Records(store.database),
             blobs=blobs,
             sources=sources,
-            kernels=_kernels(store, config, host, KernelImages(sources, blobs, limits), aside),
+            kernels=_kernels(store, config, host, sources, aside),
             tools=Tools(),
             emit=host.emit,
             cancelled=host.cancelled,
@@ -280,12 +278,17 @@ def _checkpoint(cancelled: threading.Event) -> Checkpoint:
 
 
 def _kernels(
-    store: Store, config: Config | None, host: Host, images: KernelImages, aside: Path | None
+    store: Store, config: Config | None, host: Host, sources: Sources, aside: Path | None
 ) -> KernelStore:
+    if not config or not config.kernels:
+        return KernelStore(store.kernels, ())
+    from reconciler.kernel.origins import Origins  # readers of packages and images: not every pass
+    from reconciler.kernel.unpack import KernelImages
+
     checkpoint = _checkpoint(host.cancelled)
-    images = replace(images, checkpoint=checkpoint)
+    images = KernelImages(sources, sources.blobs, config.limits, checkpoint)
     origins = Origins(store.kernels, aside / "kernels" if aside else None, checkpoint, images)
-    return KernelStore(store.kernels, config.kernels if config else (), origins)
+    return KernelStore(store.kernels, config.kernels, origins)
 
 
 def _surveyor(services: Services) -> Surveyor:

@@ -13,53 +13,19 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError
-
-from reconciler.config.file import decode, invalid, read_bytes
-from reconciler.config.load import Config, is_relative, load, toml_document
-from reconciler.config.problems import Problem, report, schema_problems, toml_value
-from reconciler.config.values import Name, PlatformText, Table
-from reconciler.errors import BangerError, ConfigError, StaleLock
+from reconciler.config.file import read_bytes
+from reconciler.config.load import Config, load
+from reconciler.config.problems import toml_value
+from reconciler.errors import ConfigError, StaleLock
 from reconciler.files import host_errors, write_durably
 from reconciler.model import ImageSpec, KernelTriple, Locked, printable
-from reconciler.oci.reference import LOCAL_SCHEMES, check_digest
+from reconciler.oci.reference import LOCAL_SCHEMES
 
 VERSION = 1
-"""The newest `version` of the file that this program understands."""
+"""The `version` of what is written here, and the newest that is understood."""
 _HEAD = "# Written by `banger-reconcile lock`. Commit it with the configuration; do not edit it.\n"
-_MEND = "Take one side of a merge or remove the file, then run `banger-reconcile lock`."
-
-
-def _digest(value: str) -> str:
-    try:
-        return check_digest(value)
-    except BangerError as error:
-        raise ValueError(error.brief) from error
-
-
-_Digest = Annotated[str, AfterValidator(_digest)]
-
-
-class _Entry(Table):
-    """An [[image]] of the lock file."""
-
-    name: Name
-    ref: str
-    digest: _Digest
-    platform: PlatformText
-    kernel_ref: Name | None = None
-    kernel_digest: _Digest | None = None
-    initrd_digest: _Digest | None = None
-    modules_digest: _Digest | None = None
-
-
-class _Document(Table):
-    """The whole lock file. `version` is required: a torn file is not taken for an empty one."""
-
-    version: int = Field(ge=1)
-    image: list[_Entry] = Field(default=[])
+MEND = "Take one side of a merge or remove the file, then run `banger-reconcile lock`."
 
 
 def lock_path(config: Path) -> Path:
@@ -92,6 +58,8 @@ def under_lock(config: Config, data: bytes | None, *, demanded: bool) -> Config:
         if demanded:
             raise _stale(config.path, f"{printable(str(path))} does not exist", ())
         return config
+    from reconciler.config.lock_schema import parse_lock  # most configurations have no lock file
+
     locked = {entry.name: entry for entry in parse_lock(data, config.base, path)}
     found = tuple(differences(config.images, locked))
     if demanded and found:
@@ -106,47 +74,6 @@ def under_lock(config: Config, data: bytes | None, *, demanded: bool) -> Config:
     advice = f"run banger-reconcile lock {printable(str(config.path))}"
     warnings = tuple(f"{printable(str(path))}: {words}; {advice}" for words in found)
     return replace(config, images=images, lock=data, warnings=warnings)
-
-
-def parse_lock(data: bytes, base: Path, path: Path) -> tuple[Locked, ...]:
-    """The entries of a lock file; base: what its paths are relative to. Raises ConfigError."""
-    name = printable(str(path), 400)
-    text = decode(data, name)
-    try:
-        document = toml_document(text, name)
-        _check_version(document, name)
-        tables = _Document.model_validate(document)
-    except ValidationError as error:
-        problems = schema_problems(error, _Document)
-        raise invalid(name, report(problems, name, text, document), _MEND) from None
-    except ConfigError as error:
-        raise invalid(name, error.problems, error.resolution or _MEND) from None
-    names = [entry.name for entry in tables.image]
-    twice = [i for i, entry in enumerate(names) if entry in names[:i]]
-    if twice:
-        found = [Problem(("image", i, "name"), "stands there twice") for i in twice]
-        raise invalid(name, report(found, name, text, document), _MEND)
-    return tuple(_locked(entry, base) for entry in tables.image)
-
-
-def _check_version(document: dict[str, Any], name: str) -> None:
-    version = document.get("version")
-    if isinstance(version, int) and version > VERSION:
-        found = f"{name}: version {version} is newer than this program, which knows {VERSION}"
-        raise invalid(name, (found,), "Install a newer banger-reconcile.")
-
-
-def _locked(entry: _Entry, base: Path) -> Locked:
-    kernel = None
-    if entry.kernel_ref and entry.kernel_digest:
-        kernel = KernelTriple(
-            entry.kernel_ref, entry.kernel_digest, entry.initrd_digest, entry.modules_digest
-        )
-    ref = entry.ref
-    if is_relative(ref):
-        scheme, _, rest = ref.partition(":")
-        ref = f"{scheme}:{base / rest}"
-    return Locked(entry.name, ref, entry.digest, str(entry.platform), entry.kernel_ref, kernel)
 
 
 def differences(images: Iterable[ImageSpec], locked: dict[str, Locked]) -> Iterator[str]:
@@ -238,7 +165,7 @@ def write_lock(config: Path, data: bytes) -> None:
 def _demand_a_file(path: Path) -> None:
     """A pipe would be waited for, and a device replaced by a file: neither is meant."""
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ConfigError(f"{printable(str(path))} is no regular file", resolution=_MEND)
+        raise ConfigError(f"{printable(str(path))} is no regular file", resolution=MEND)
 
 
 def _stale(config: Path, brief: str, found: tuple[str, ...]) -> StaleLock:

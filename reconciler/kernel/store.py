@@ -24,6 +24,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -37,7 +38,6 @@ from reconciler.files import (
     write_durably,
 )
 from reconciler.kernel.image import KernelImage
-from reconciler.kernel.origins import Origins
 from reconciler.kernel.parts import (
     INITRD,
     KERNEL,
@@ -56,6 +56,9 @@ from reconciler.kernel.parts import (
     sources,
 )
 from reconciler.model import FileSource, KernelEntry, KernelTriple, Platform, printable
+
+if TYPE_CHECKING:
+    from reconciler.kernel.origins import Origins
 
 Progress = Callable[[int], None]
 Download = Callable[[str, str, Path, Progress], None]
@@ -81,8 +84,12 @@ class KernelStore:
         self, root: Path, entries: tuple[KernelEntry, ...], origins: Origins | None = None
     ) -> None:
         self.root = root
-        self._origins = origins or Origins(root)
         self._catalog = {entry.name: entry for entry in entries}
+        if entries and not origins:
+            from reconciler.kernel.origins import Origins  # readers of packages and images with it
+
+            origins = Origins(root)
+        self._origins = origins
         self._identified: dict[str, tuple[KernelTriple, KernelImage | None]] = {}
         self._identifying = threading.Lock()
 
@@ -132,7 +139,7 @@ class KernelStore:
 
     def _entry(self, ref: str) -> KernelEntry:
         """The catalog's entry, or one made of the directory in the store."""
-        if ref in self._catalog:
+        if self._origins and ref in self._catalog:
             return self._origins.plain(self._catalog[ref])
         if ref not in self._local_names():
             raise self._not_found(ref)

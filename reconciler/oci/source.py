@@ -65,7 +65,7 @@ class Sources:
         limits: Limits = DEFAULTS,
         timeout: float = TIMEOUT,
     ) -> None:
-        self._blobs = blobs
+        self.blobs = blobs
         self._offline = offline
         self._frozen = frozen
         self._read_only = read_only
@@ -136,7 +136,7 @@ class Sources:
             except ImageError as again:
                 raise _sent_wrong(ref.host, again) from again
         progress(descriptor.size)
-        return self._blobs.path(descriptor.digest)
+        return self.blobs.path(descriptor.digest)
 
     def download(
         self, url: str, sha256: str, destination: Path, progress: Callable[[int], None]
@@ -217,19 +217,19 @@ class Sources:
                 limit = self._limits.document_bytes
                 raise exceeded("document_bytes", limit, f"{printable(ref.text)}: {digest}")
         found = Descriptor("", digest, len(raw))
-        self._blobs.ingest(found, iter([raw]))
+        self.blobs.ingest(found, iter([raw]))
         return found
 
     def _known(self, ref: Reference) -> Descriptor | None:
-        found = self._blobs.known(ref.digest) if ref.digest else self._memory.tag(str(ref))
-        return found if found and self._blobs.has(found) else None
+        found = self.blobs.known(ref.digest) if ref.digest else self._memory.tag(str(ref))
+        return found if found and self.blobs.has(found) else None
 
     def _ask(self, ref: Reference, known: Descriptor | None, at: Repository) -> Descriptor:
         if known and ref.tag and at.digest(ref.tag) == known.digest:
             return known
         raw, media_type = at.manifest(ref.digest or ref.tag or "latest")
         if not ref.digest:
-            return self._blobs.add(raw, media_type)
+            return self.blobs.add(raw, media_type)
         return self._keep(at, Descriptor(media_type, ref.digest, len(raw)), raw)
 
     def _manifest(
@@ -251,16 +251,16 @@ class Sources:
         if descriptor.size > limit:
             what = f"{printable(ref.text)}: {descriptor.digest}"
             raise exceeded("document_bytes", limit, what)
-        if self._blobs.has(descriptor):
+        if self.blobs.has(descriptor):
             # a damaged one is out of the way after this, and fetched again
             with suppress(ImageError):
-                return self._blobs.read(descriptor, limit)
+                return self.blobs.read(descriptor, limit)
         if ref.path:
-            self._blobs.ingest(descriptor, self._local.open(ref).chunks(descriptor))
+            self.blobs.ingest(descriptor, self._local.open(ref).chunks(descriptor))
         else:
             self._demand_documents(spec, f"{descriptor.digest} of {printable(ref.text)}")
             self._connected().ask(ref, partial(self._get_document, descriptor))
-        return self._blobs.read(descriptor, limit)
+        return self.blobs.read(descriptor, limit)
 
     def _get_document(self, descriptor: Descriptor, at: Repository) -> Descriptor:
         if descriptor.media_type in CONFIG_TYPES:
@@ -269,7 +269,7 @@ class Sources:
 
     def _keep(self, at: Repository, descriptor: Descriptor, raw: bytes) -> Descriptor:
         try:
-            self._blobs.ingest(descriptor, iter([raw]))
+            self.blobs.ingest(descriptor, iter([raw]))
         except ImageError as error:
             raise _sent_wrong(at.registry.host, error) from error
         return descriptor
@@ -283,7 +283,7 @@ class Sources:
         *,
         origin_only: bool,
     ) -> None:
-        with self._blobs.claim(descriptor, lambda: progress(0)) as claim:
+        with self.blobs.claim(descriptor, lambda: progress(0)) as claim:
             if claim is None:
                 return
             if ref.path:

@@ -10,11 +10,11 @@ from reconciler.config.load import load
 from reconciler.config.lock import (
     format_lock,
     lock_path,
-    parse_lock,
     read_lock,
     under_lock,
     write_lock,
 )
+from reconciler.config.lock_schema import parse_lock
 from reconciler.locking import relock, to_look_up
 from reconciler.options import Options
 from reconciler.reconcile import pin_all
