@@ -328,6 +328,8 @@ def main() -> NoReturn:
     """Run the command line and exit with a code of the contract."""
     arguments = sys.argv[1:]
     mend_streams()
+    # to look for plug-ins in all that is installed takes longer than to read a configuration
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     wants_json = "--json" in arguments
     try:
         # click answers a shell that asks for completions only in its own, standalone mode

@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 class FileEntry(BaseModel):
     """One file of an artifact, as its manifest lists it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     size: int
     digest: str
 
@@ -34,7 +34,7 @@ class Manifest(BaseModel):
     kernel_from: the images, by digest, that the kernel was taken out of.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     schema_version: int = 1
     id: str
     ref: str

@@ -28,7 +28,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Suspension(BaseModel):
     """Who is left alone, why, and since when (RFC 3339, UTC)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     reason: str
     at: str
 
@@ -36,7 +36,7 @@ class Suspension(BaseModel):
 class Orphan(BaseModel):
     """One orphan: seconds and passes up to `mark`, a time of CLOCK_BOOTTIME in the boot `boot`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     seconds: float
     passes: int
     boot: str

@@ -66,7 +66,11 @@ class Surveyor:
         def pin(spec: ImageSpec) -> Wanted:
             return held.get(spec.name) or self._pin(spec, port, assets)
 
-        return tuple(in_threads(pin, config.images, _RESOLVERS, "resolve"))
+        # threads only help those who wait for a registry
+        waiting = [spec for spec in config.images if not self.sources.is_at_hand(spec)]
+        asked = iter(in_threads(pin, waiting, _RESOLVERS, "resolve"))
+        away = {spec.name for spec in waiting}
+        return tuple(next(asked) if spec.name in away else pin(spec) for spec in config.images)
 
     def _pin(
         self, spec: ImageSpec, vsock_port: int, assets: Callable[[Platform], str]

@@ -34,7 +34,7 @@ PARTS = (KERNEL, INITRD, MODULES)
 class Part(BaseModel):
     """One part as the note knows it. Fingerprints are those of `fingerprint`, "" for a URL."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     digest: str
     source: str
     source_fingerprint: str
@@ -44,7 +44,7 @@ class Part(BaseModel):
 class Note(BaseModel):
     """`kernel.json`: what makes a pass over unchanged kernels cost a few stat calls."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     schema_version: int = 1
     cmdline: str
     kind: str

@@ -93,7 +93,7 @@ class _Document(BaseModel):
     """Unknown keys are ignored, as the specification demands; near-misses of known ones are not:
     other readers (Go's) take `Layers` for `layers`, and would see another image than we do."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -118,6 +118,18 @@ class Sources:
             self._memory.keep_tag(str(ref), top)
         return pinned
 
+    def is_at_hand(self, spec: ImageSpec) -> bool:
+        """Whether `resolve` need not wait for a registry: a local image, or a digest that is known.
+
+        Raises nothing: an invalid reference is at hand, and its error with it.
+        """
+        try:
+            ref = parse_reference(spec.ref)
+        except ImageError:
+            return True
+        digest = spec.lock.digest if spec.lock else ref.digest
+        return bool(ref.path or (digest and self._known(replace(ref, digest=digest))))
+
     def fetch(self, spec: ImageSpec, descriptor: Descriptor, progress: Progress) -> Path:
         """Bring one blob into the cache; returns its path. Nothing is fetched when it is there.
 
