@@ -69,8 +69,18 @@ OWNERS = {
     "structlog": {"events"},
 }
 
-PURE = ["plan", "collection", "model", "errors", "sizes", "oci.reference", "oci.merge", "report"]
-PURE += ["agenda", "wishes", "prune", "answers", "page", "page_style", "locking", "replacing"]
+PURE = ["plan", "collection", "model", "errors", "sizes", "oci.reference", "oci.merge"]
+PURE += [
+    "report",
+    "agenda",
+    "wishes",
+    "prune",
+    "answers",
+    "page",
+    "page_style",
+    "locking",
+    "replacing",
+]
 IMPURE = {"os", "io", "time", "random", "logging", "shutil", "tempfile", "subprocess", "socket"}
 
 

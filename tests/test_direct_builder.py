@@ -214,7 +214,7 @@ class TestOverlap:
         layers = [tar(entry("a", data=os.urandom(90_000))), tar(entry("b", data=b"b"))]
         image = desired(layers, tmp_path, "direct", 32 * MIB)
         room = room_for(image, tmp_path)
-        first, second = (layer.blob for layer in image.pinned.layers)
+        second, first = (layer.blob for layer in image.pinned.layers)  # the newest is wanted first
         room.feed = Feed(image.pinned)
         room.feed.put(first.digest, tmp_path / "blobs" / first.digest)
         order: list[str] = []
@@ -236,7 +236,7 @@ class TestOverlap:
     def test_a_fetch_that_fails_ends_the_build(self, tmp_path: Path) -> None:
         image = desired([tar(entry("a")), tar(entry("b"))], tmp_path, "direct", 32 * MIB)
         room = room_for(image, tmp_path)
-        first = image.pinned.layers[0].blob.digest
+        first = image.pinned.layers[-1].blob.digest
         room.feed = Feed(image.pinned)
         room.feed.put(first, tmp_path / "blobs" / first)
         room.feed.fail(RemoteError("the registry is gone"))

@@ -69,6 +69,14 @@ def test_every_layer_is_fed_and_reported(build: Build) -> None:
     assert len(build.events) < 20
 
 
+def test_the_newest_layer_is_fetched_first(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull, "THREADS", 1)
+    pull.run(build.image, build.room)
+    fetched = list(dict.fromkeys(event["layer"] for event in build.events))
+    newest_first = [layer.blob.digest for layer in reversed(build.image.pinned.layers)]
+    assert fetched == list(dict.fromkeys(newest_first))
+
+
 def test_what_is_cached_is_not_fetched(build: Build) -> None:
     pull.run(build.image, build.room)
     for number in range(3):

@@ -1,6 +1,6 @@
 """One layer from its blob in the cache to headers and payloads, with both digests verified.
 
-The builders (`stages.flatten`, `direct.builder`) read layers through it, oldest first.
+The builders (`stages.flatten`, `direct.builder`) read layers through it, newest first.
 Decompression and hashing run beside the parser (`oci.pump`), since that is where a build's time
 goes. Nothing that comes out may be relied upon before the
 `with` block has ended; only then is it known that blob and tar stream are the bytes that the

@@ -7,8 +7,12 @@ need, and far below what would hurt a host for long.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reconciler.errors import Code, ImageError
+
+if TYPE_CHECKING:
+    from reconciler.oci.entries import Header
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +55,29 @@ def exceeded(field: str, limit: int, what: str) -> ImageError:
         code=Code.LIMIT_EXCEEDED,
         resolution=f"Raise {key} in the configuration if this image is to be trusted.",
     )
+
+
+class Budget:
+    """What the headers of an image take of the host's memory, whether or not they last."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._entries = 0
+        self._metadata = 0
+
+    def add(self, header: Header) -> None:
+        """Count one header. Raises ImageError LIMIT_EXCEEDED."""
+        self.add_entry()
+        self._metadata += len(header.path) + len(header.target)
+        if header.xattrs:
+            self._metadata += sum(len(name) + len(value) for name, value in header.xattrs)
+        if self._metadata > self._limits.metadata_bytes:
+            raise exceeded(
+                "metadata_bytes", self._limits.metadata_bytes, "names, targets and attributes"
+            )
+
+    def add_entry(self) -> None:
+        """Count an entry that no header describes."""
+        self._entries += 1
+        if self._entries > self._limits.entries:
+            raise exceeded("entries", self._limits.entries, "entries and their parents")

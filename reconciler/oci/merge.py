@@ -31,7 +31,7 @@ from reconciler.oci.entries import (
     components,
     follow,
 )
-from reconciler.oci.limits import Limits, exceeded
+from reconciler.oci.limits import Budget, Limits
 
 __all__ = ["Header", "Kind", "Merge", "Node", "Tree"]
 
@@ -80,8 +80,7 @@ class Merge:
         self._limits = limits
         self._root = Node(DIRECTORY)
         self._names = ["the image"]
-        self._entries = 0
-        self._metadata = 0
+        self._budget = Budget(limits)
         self._link_steps = 0
         self.end_layer()
 
@@ -99,7 +98,7 @@ class Merge:
     def add(self, header: Header) -> bool:
         """Replay one entry. False when its payload is of no use: a whiteout, or ignored."""
         try:
-            self._count(header)
+            self._budget.add(header)
             directory, name = _split(header.path)
             if name and header.kind is not HARDLINK and not name.startswith(_WHITEOUT):
                 place = self._places.get(directory)
@@ -114,24 +113,6 @@ class Merge:
     def finish(self) -> Tree:
         """The merged tree, with what ext4 or Linux cannot keep taken out and listed."""
         return carry(self._root, self._names, self._limits)
-
-    def _count(self, header: Header) -> None:
-        """What the image asks of the host's memory, whether or not it lasts to the end."""
-        self._entries += 1
-        self._metadata += len(header.path) + len(header.target)
-        if header.xattrs:
-            self._metadata += sum(len(name) + len(value) for name, value in header.xattrs)
-        if self._entries > self._limits.entries:
-            raise exceeded("entries", self._limits.entries, "entries and their parents")
-        if self._metadata > self._limits.metadata_bytes:
-            raise exceeded(
-                "metadata_bytes", self._limits.metadata_bytes, "names, targets and attributes"
-            )
-
-    def _count_entry(self) -> None:
-        self._entries += 1
-        if self._entries > self._limits.entries:
-            raise exceeded("entries", self._limits.entries, "entries and their parents")
 
     def _replay(self, header: Header, directory: bytes, name: bytes) -> bool:
         if not name:
@@ -195,7 +176,7 @@ class Merge:
             _check_name(name)
             if name.startswith(_WHITEOUT):
                 raise ImageError("a link on the way leads to a directory named like a whiteout")
-            self._count_entry()
+            self._budget.add_entry()
             node = Node(DIRECTORY, layer=len(self._names) - 1)
             self._mine_of(walk.nodes[-1]).add(name)
             walk.nodes[-1].children[name] = node

@@ -1,6 +1,6 @@
 """Stage 2, pull: the layers of one image, verified, into the blob cache; several at a time.
 
-Flatten runs beside it and takes each blob from `room.feed` as soon as it is there, oldest first.
+Flatten runs beside it and takes each blob from `room.feed` as soon as it is there, newest first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REPORT_SECONDS = 0.1
 
 def run(image: DesiredImage, room: Room) -> None:
     """Fetch what is missing. Raises the first error of any layer; the feed gets it too."""
-    blobs = list({layer.blob.digest: layer.blob for layer in image.pinned.layers}.values())
+    blobs = {layer.blob.digest: layer.blob for layer in reversed(image.pinned.layers)}.values()
     failed = threading.Event()
     with ThreadPoolExecutor(THREADS, thread_name_prefix="layer") as pool:
         try:

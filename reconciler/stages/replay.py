@@ -1,7 +1,10 @@
-"""All layers of an image, oldest first, into one tree: the loop that both builders share.
+"""All layers of an image into one tree: the loop that both builders share.
 
 `stages.flatten` keeps each content in a spool, `direct.builder` in blocks of the image; this module
-reads the layers, merges the headers, and reports how far it is.
+reads the layers, merges the headers, and reports how far it is. Layers are read newest first, so
+that content which a newer one hides need not be stored, and merged oldest first, as the image
+specification has it. What `oci.cover` took for hidden and the merge did not is read again: seldom,
+since that takes a hardlink to a name that a newer layer removes, or links among directories.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from typing import Protocol
 
 from reconciler.hot import hot_loop
 from reconciler.model import DesiredImage
-from reconciler.oci.entries import Tree
+from reconciler.oci.cover import Cover
+from reconciler.oci.entries import Header, Tree
 from reconciler.oci.layers import layer_name, read_layer
+from reconciler.oci.limits import Budget
 from reconciler.oci.merge import Merge
 from reconciler.oci.tar import Payload
 from reconciler.room import Room
@@ -33,38 +38,114 @@ class Sink(Protocol):
 
 
 def replay(image: DesiredImage, room: Room, open_sink: Callable[[], Sink]) -> Tree:
-    """The merged tree; the sink gets the content of every file that an entry brought.
+    """The merged tree; the sink has the content of every file in it, and of few others.
 
     open_sink: called once, when the first layer is being unpacked already. Raises what the layers,
     the sink and `room.checkpoint` raise.
     """
-    sink: Sink | None = None
-    merge = Merge(room.limits)
-    serials = count(1)
-    progress = _Progress(image, room)
+    return _Replay(image, room, open_sink).run()
 
-    def turn(position: int) -> None:
-        room.checkpoint()
-        if sink:
-            sink.flush()
-        progress.report(position)
 
-    layers = image.pinned.layers
-    for index, layer in enumerate(layers, 1):
-        name = layer_name(index, len(layers), layer)
-        blob = room.feed.get(layer.blob.digest)
-        merge.begin_layer(name)
-        with hot_loop(), read_layer(blob, layer, name, room.limits, serials, turn=turn) as entries:
-            sink = sink or open_sink()
+class _Replay:
+    """One image. Layers are numbered from 1, the oldest, as errors number them."""
+
+    def __init__(self, image: DesiredImage, room: Room, open_sink: Callable[[], Sink]) -> None:
+        self._room = room
+        self._layers = image.pinned.layers
+        self._open_sink = open_sink
+        self._sink: Sink | None = None
+        self._cover = Cover()
+        self._first: dict[int, int] = {}
+        """The first serial of each layer: the older the layer, the higher."""
+        self._next = 1
+        self._passed_over: set[int] = set()
+        self._progress = _Progress(image, room)
+
+    def run(self) -> Tree:
+        merge = Merge(self._room.limits)
+        held = self._hold_newer()
+        if self._layers:
+            merge.begin_layer(self._name(1))
+            self._read(1, lambda header: merge.add(header) and self._is_shown(header))
+            merge.end_layer()
+        else:
+            self._open_sink()
+        with hot_loop():
+            while held:
+                self._room.checkpoint()
+                merge.begin_layer(self._name(len(self._layers) - len(held) + 1))
+                for header in held.pop():
+                    merge.add(header)
+                merge.end_layer()
+            tree = merge.finish()
+        self._read_again(tree)
+        return tree
+
+    def _hold_newer(self) -> list[list[Header]]:
+        """The headers of all layers but the oldest: nothing can be merged before that is read."""
+        held: list[list[Header]] = []
+        budget = Budget(self._room.limits)
+
+        def is_wanted(header: Header) -> bool:
+            budget.add(header)
+            held[-1].append(header)
+            self._cover.add(header)
+            return self._is_shown(header)
+
+        for number in range(len(self._layers), 1, -1):
+            held.append([])
+            self._read(number, is_wanted)
+            self._cover.end_layer()
+        return held
+
+    def _is_shown(self, header: Header) -> bool:
+        """Whether an entry has content that no newer layer seems to hide."""
+        if not header.content:
+            return False
+        if self._cover.hides(header.path):
+            self._passed_over.add(header.content)
+            return False
+        return True
+
+    def _read_again(self, tree: Tree) -> None:
+        """Store what is in the tree after all of what was passed over."""
+        if not self._passed_over:
+            return
+        missing = self._passed_over & {node.content for node in tree.nodes()}
+        for number in range(1, len(self._layers) + 1):
+            here = {serial for serial in missing if serial >= self._first[number]}
+            missing -= here
+            if here:
+                self._progress.extend(self._layers[number - 1].blob.size)
+                self._read(number, _is_one_of(here))
+
+    def _read(self, number: int, is_wanted: Callable[[Header], bool]) -> None:
+        """Read a layer, which verifies it; the sink gets the content of the entries wanted."""
+        layer = self._layers[number - 1]
+        name = self._name(number)
+        limits = self._room.limits
+        blob = self._room.feed.get(layer.blob.digest)
+        serials = count(self._first.setdefault(number, self._next))
+        with hot_loop(), read_layer(blob, layer, name, limits, serials, turn=self._turn) as entries:
+            sink = self._sink = self._sink or self._open_sink()
             for header, payload in entries:
-                if merge.add(header) and header.content:
+                if is_wanted(header):
                     sink.add(header.content, header.size, payload)
-        merge.end_layer()
-        progress.finish_layer(layer.blob.size)
-    if sink is None:
-        open_sink()
-    with hot_loop():
-        return merge.finish()
+        self._next = max(self._next, next(serials))
+        self._progress.finish_layer(layer.blob.size)
+
+    def _turn(self, position: int) -> None:
+        self._room.checkpoint()
+        if self._sink:
+            self._sink.flush()
+        self._progress.report(position)
+
+    def _name(self, number: int) -> str:
+        return layer_name(number, len(self._layers), self._layers[number - 1])
+
+
+def _is_one_of(serials: set[int]) -> Callable[[Header], bool]:
+    return lambda header: header.content in serials
 
 
 class _Progress:
@@ -91,3 +172,7 @@ class _Progress:
         self._before += size
         self._next = 0.0
         self.report(0)
+
+    def extend(self, size: int) -> None:
+        """So many bytes more than the image has will be read."""
+        self._total += size

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -31,6 +32,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +40,14 @@ from isal import isal_zlib
 
 SIZES = {"small": "1GiB", "big": "3GiB", "many": "1GiB", "few": "2GiB"}
 PACKAGES = {
-    "small": [],
-    "big": ["systemd-sysv,build-essential,git,python3-venv,nodejs,npm,vim,openssh-server,perl-doc"],
+    "small": [""],
+    "big": [
+        "systemd-sysv,vim,openssh-server,perl-doc,git",
+        "systemd-sysv,vim,openssh-server,perl-doc,git,build-essential,python3-venv,nodejs,npm,"
+        "cmake,golang-1.19-src",
+    ],
 }
+"""Of each layer that is a system; `big` has one more, in which much of these is removed."""
 CHAINS = ("limit", "direct", "tools", "umoci+mkfs")
 PEERS = {
     "tar2ext4": ["tar2ext4", "-i", "TAR", "-o", "IMAGE"],
@@ -69,19 +76,54 @@ def make_image(name: str, base: Path) -> Path:
     if (layout / "done").exists():
         return layout
     shutil.rmtree(layout, ignore_errors=True)
-    tar = base / f"{name}.tar"
-    if not tar.exists():
-        (_debian if name in PACKAGES else _synthetic)(name, tar)
     _call("umoci", "init", "--layout", layout)
     _call("umoci", "new", "--image", f"{layout}:1")
-    _call("umoci", "raw", "add-layer", "--image", f"{layout}:1", tar)
+    with tempfile.TemporaryDirectory(dir=base) as work:
+        tar = Path(work, "system.tar")  # mmdebstrap goes by the ending
+        if name in PACKAGES:
+            first, *others = PACKAGES[name]
+            _debian(first, tar)
+            _call("umoci", "raw", "add-layer", "--image", f"{layout}:1", tar)
+            for packages in others:
+                _change(layout, Path(work, "bundle"), functools.partial(_become, packages, tar))
+            if others:
+                _change(layout, Path(work, "bundle"), _tidy)
+        else:
+            _synthetic(name, tar)
+            _call("umoci", "raw", "add-layer", "--image", f"{layout}:1", tar)
     (layout / "done").touch()
     return layout
 
 
-def _debian(name: str, tar: Path) -> None:
-    include = [f"--include={packages}" for packages in PACKAGES[name]]
+def _debian(packages: str, tar: Path) -> None:
+    include = [f"--include={packages}"] if packages else []
     _call("mmdebstrap", "--quiet", "--variant=minbase", *include, "bookworm", tar)
+
+
+def _change(layout: Path, bundle: Path, change: Callable[[Path], None]) -> None:
+    """One more layer, of what a change does to the image as it is: whiteouts are among it."""
+    _call("umoci", "unpack", "--image", f"{layout}:1", bundle)
+    change(bundle / "rootfs")
+    _call("umoci", "repack", "--image", f"{layout}:1", bundle)
+    shutil.rmtree(bundle)
+
+
+def _become(packages: str, tar: Path, root: Path) -> None:
+    """What is the same in a system with more packages stays as it is, and out of the layer."""
+    _debian(packages, tar)
+    with tarfile.open(tar) as archive:
+        wanted = {name for member in archive if (name := member.name.strip("./"))}
+    for path in sorted(root.rglob("*"), reverse=True):
+        if str(path.relative_to(root)) not in wanted:
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    _call("tar", "-xpf", tar, "-C", root, "--numeric-owner")
+
+
+def _tidy(root: Path) -> None:
+    """What the end of many a Dockerfile does."""
+    for name in ("usr/share/doc", "usr/share/locale"):
+        shutil.rmtree(root / name)
+    (root / "etc/motd").write_text("ready\n")
 
 
 def _synthetic(name: str, tar: Path) -> None:
