@@ -59,6 +59,10 @@ class Feed:
             if not blob.done():
                 blob.set_exception(error)
 
+    def is_there(self, digest: str) -> bool:
+        """Whether `get` need not wait."""
+        return self._blobs[digest].done()
+
     def get(self, digest: str) -> Path:
         """Wait for one blob. Raises pull's error when it will not come."""
         return self._blobs[digest].result()

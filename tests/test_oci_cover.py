@@ -6,14 +6,20 @@ import pytest
 
 from reconciler.oci.cover import Cover
 from reconciler.oci.entries import Header, Kind
+from reconciler.oci.item import Item, prepare
+from reconciler.oci.limits import DEFAULTS, Budget
 
 FILE, DIRECTORY, SYMLINK, HARDLINK = Kind.REGULAR, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK
 
 
+def item(path: bytes, kind: Kind = FILE, target: bytes = b"target") -> Item:
+    return prepare(Header(path, kind, target=target), Budget(DEFAULTS))
+
+
 def covered(*entries: tuple[bytes, Kind] | tuple[bytes, Kind, bytes]) -> Cover:
     cover = Cover()
-    for path, kind, *target in entries:
-        cover.add(Header(path, kind, target=b"".join(target)))
+    for entry in entries:
+        cover.add(item(*entry))
     cover.end_layer()
     return cover
 
@@ -35,27 +41,27 @@ def covered(*entries: tuple[bytes, Kind] | tuple[bytes, Kind, bytes]) -> Cover:
 )
 def test_an_entry_hides(entry: tuple[bytes, Kind], hidden: bytes, shown: bytes | None) -> None:
     cover = covered(entry)
-    assert cover.hides(hidden)
-    assert shown is None or not cover.hides(shown)
+    assert cover.hides(item(hidden))
+    assert shown is None or not cover.hides(item(shown))
 
 
 def test_nothing_hides_what_is_in_its_own_layer() -> None:
     cover = Cover()
-    cover.add(Header(b"a", FILE))
-    cover.add(Header(b".wh..wh..opq", FILE))
-    assert not cover.hides(b"a")
-    assert not cover.hides(b"b")
+    cover.add(item(b"a"))
+    cover.add(item(b".wh..wh..opq"))
+    assert not cover.hides(item(b"a"))
+    assert not cover.hides(item(b"b"))
 
 
 def test_all_newer_layers_count_and_answers_do_not_outlive_a_layer() -> None:
     cover = covered((b"a/f", FILE))
-    assert not cover.hides(b"b/d/f")
-    cover.add(Header(b".wh.b", FILE))
+    assert not cover.hides(item(b"b/d/f"))
+    cover.add(item(b".wh.b"))
     cover.end_layer()
-    assert cover.hides(b"b/d/f")
-    assert cover.hides(b"a/f")
+    assert cover.hides(item(b"b/d/f"))
+    assert cover.hides(item(b"a/f"))
 
 
 def test_the_target_of_a_hardlink_may_live_on_under_the_other_name() -> None:
     cover = covered((b"new", HARDLINK, b"./old"), (b".wh.old", FILE))
-    assert not cover.hides(b"old")
+    assert not cover.hides(item(b"old"))

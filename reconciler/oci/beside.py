@@ -39,18 +39,11 @@ def can_start() -> bool:
 class ProcessPump:
     """Unpacks in a child, a ring ahead of the parser. Starts at once; `stop` ends the child."""
 
-    def __init__(
-        self,
-        descriptor: int,
-        algorithms: tuple[str, str],
-        limits: Limits,
-        idle: Callable[[int], None],
-    ) -> None:
-        """idle: gets `position` while the child is slow, may raise. Raises HostError."""
+    def __init__(self, descriptor: int, algorithms: tuple[str, str], limits: Limits) -> None:
+        """Raises HostError."""
         self.position = 0
         self._descriptor = descriptor
         self._algorithm = algorithms[0]
-        self._idle = idle
         self._digests: dict[str, str] = {}
         with ExitStack() as stack:
             memory = os.memfd_create("layer")
@@ -73,28 +66,28 @@ class ProcessPump:
         self._poll = select.poll()
         self._poll.register(self._told, select.POLLIN)
 
-    def batches(self) -> Iterator[memoryview]:
+    def batches(self, idle: Callable[[int], None]) -> Iterator[memoryview]:
         """The decoded stream, where the child has put it: it is written over once released."""
         at = 0
         while True:
-            kind, size, self.position = HEAD.unpack(self._read(HEAD.size))
+            kind, size, self.position = HEAD.unpack(self._read(HEAD.size, idle))
             if kind == ring.FILLED:
                 yield self._memory[at : at + size]
                 with suppress(BrokenPipeError):  # it has ended: its last message says how
                     os.write(self._free, b"+")
                 at = (at + PART) % len(self._memory)
                 continue
-            document = json.loads(self._read(size))
+            document = json.loads(self._read(size, idle))
             if kind == ring.FAILED:
                 raise _error(document)
             self._digests = document
             return
 
-    def _read(self, size: int) -> bytes:
+    def _read(self, size: int, idle: Callable[[int], None]) -> bytes:
         data = b""
         while len(data) < size:
             while not self._poll.poll(_NAP_MS):
-                self._idle(self.position)
+                idle(self.position)
             part = os.read(self._told, size - len(data))
             if not part:
                 raise HostError(

@@ -9,66 +9,79 @@ back, content that is wanted after all is read again. What the image is, `oci.me
 
 from __future__ import annotations
 
-from reconciler.oci.entries import DIRECTORY, HARDLINK, Header, components
+from reconciler.oci.entries import DIRECTORY, components
+from reconciler.oci.item import WHITEOUT, Item
 
-_WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
+
+_Names = dict[bytes, dict[bytes, bool]]
+"""By directory: the names in it that are taken, and whether what older layers have below goes."""
 
 
 class Cover:
-    """Layers in, newest first: `add` for each header, then `end_layer`, after which it covers."""
+    """Layers in, newest first: `add` for each entry, then `end_layer`, after which it covers."""
 
     def __init__(self) -> None:
-        self._taken: set[bytes] = set()
-        self._emptied: set[bytes] = set()
-        self._kept: set[bytes] = set()
-        self._begin_layer()
-
-    def add(self, header: Header) -> None:
-        """An entry of the current layer. It hides nothing in its own layer."""
-        path = components(header.path)
-        name = path[-1] if path else b""
-        if name == _OPAQUE:
-            self._now_emptied.add(b"/".join(path[:-1]))
-            return
-        if name.startswith(_WHITEOUT):
-            path[-1] = name.removeprefix(_WHITEOUT)
-        elif header.kind is DIRECTORY:
-            self._now_taken.add(b"/".join(path))
-            return
-        elif header.kind is HARDLINK:
-            self._kept.add(b"/".join(components(header.target)))
-        shown = b"/".join(path)
-        self._now_taken.add(shown)
-        self._now_emptied.add(shown)
-
-    def end_layer(self) -> None:
-        """The layer is complete: the next one to be read lies below it."""
-        self._taken |= self._now_taken
-        self._emptied |= self._now_emptied
+        self._taken: _Names = {}
+        self._opaque: set[bytes] = set()
+        self._linked: set[bytes] = set()
+        self._spelt: dict[bytes, bytes] = {}
         self._begin_layer()
 
     def _begin_layer(self) -> None:
-        self._now_taken: set[bytes] = set()
-        self._now_emptied: set[bytes] = set()
-        self._known: dict[bytes, bool] = {b"": b"" in self._emptied}
+        self._now_taken: _Names = {}
+        self._now_opaque: set[bytes] = set()
+        self._known = {b"": b"" in self._opaque}
 
-    def hides(self, path: bytes) -> bool:
-        """Whether a file of this path, in a layer below, is most likely not in the image."""
-        if not (self._taken or self._emptied):
+    def add(self, item: Item) -> None:
+        """An entry of the current layer. It hides nothing in its own layer."""
+        directory, name, node, target = item
+        where = self._spelt.get(directory) or self._spell(directory)
+        if node is None:
+            if name == _OPAQUE:
+                self._now_opaque.add(where)
+                return
+            if target:
+                self._linked.add(b"/".join(components(target)))
+            else:
+                name = name.removeprefix(WHITEOUT)
+        names = self._now_taken.setdefault(where, {})
+        if node is not None and node.kind is DIRECTORY:
+            names.setdefault(name, False)
+        else:
+            names[name] = True
+
+    def end_layer(self) -> None:
+        """The layer is complete: the next one to be read lies below it."""
+        for directory, names in self._now_taken.items():
+            for name, empties in self._taken.get(directory, {}).items():
+                names[name] = empties or names.get(name, False)
+        self._taken |= self._now_taken
+        self._opaque |= self._now_opaque
+        self._begin_layer()
+
+    def hides(self, item: Item) -> bool:
+        """Whether a file in a layer below is most likely not in the image."""
+        if not (self._taken or self._opaque):
             return False
-        whole = b"/".join(components(path))
-        if whole in self._kept:
-            return False
-        return whole in self._taken or self._is_emptied(whole.rpartition(b"/")[0])
+        where = self._spelt.get(item.directory) or self._spell(item.directory)
+        if item.name in self._taken.get(where, ()) or self._is_emptied(where):
+            return (where + b"/" + item.name if where else item.name) not in self._linked
+        return False
+
+    def _spell(self, directory: bytes) -> bytes:
+        spelt = self._spelt[directory] = b"/".join(components(directory))
+        return spelt
 
     def _is_emptied(self, directory: bytes) -> bool:
-        """Whether all that lower layers have in a directory is gone."""
-        todo = []
+        """Whether all that older layers have in a directory is gone."""
+        below = []
         while directory not in self._known:
-            todo.append(directory)
+            below.append(directory)
             directory = directory.rpartition(b"/")[0]
-        answer = self._known[directory]
-        for below in reversed(todo):
-            answer = self._known[below] = answer or below in self._emptied
-        return answer
+        is_gone = self._known[directory]
+        for directory in reversed(below):
+            parent, _, name = directory.rpartition(b"/")
+            is_gone |= self._taken.get(parent, {}).get(name, False) or directory in self._opaque
+            self._known[directory] = is_gone
+        return is_gone

@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,50 @@ What was handed out of that batch is not there any more when it returns. It may 
 """
 
 
+class OpenLayer:
+    """A layer that is being unpacked already, as far ahead as there is memory for it."""
+
+    def __init__(self, path: Path, layer: Layer, name: str, limits: Limits) -> None:
+        """path: the blob in the cache. name: what errors call the layer. Raises LayerMismatch."""
+        self._layer = layer
+        self._name = name
+        self._limits = limits
+        self._descriptor = _open(path, layer, name)
+        try:
+            self._pump = _pump(self._descriptor, layer, limits)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def close(self) -> None:
+        """End the unpacking, wherever it is."""
+        self._pump.stop()
+        os.close(self._descriptor)
+
+    @contextmanager
+    def read(
+        self, serials: Iterator[int], *, turn: Turn
+    ) -> Iterator[Iterator[tuple[Header, Payload]]]:
+        """See `read_layer`. Can be done once."""
+        pump, layer, name = self._pump, self._layer, self._name
+        try:
+            entries = read_tar(_turning(pump, turn), self._limits, serials)
+            yield entries
+            for _ in entries:
+                pass
+        except ImageError as exc:
+            pump.stop()
+            _compare(pump.blob_digest(), layer.blob.digest, f"{name}: blob", layer)
+            if exc.brief.startswith(name):
+                raise
+            brief = f"{name}: {exc.brief}"
+            raise ImageError(brief, code=exc.code, resolution=exc.resolution) from exc
+        pump.stop()
+        _compare(pump.blob_digest(), layer.blob.digest, f"{name}: blob", layer)
+        stream = f"{name}: tar stream (diff_id)"
+        _compare(pump.stream_digest(), layer.diff_id, stream, layer)
+
+
 @contextmanager
 def read_layer(
     path: Path, layer: Layer, name: str, limits: Limits, serials: Iterator[int], *, turn: Turn
@@ -65,42 +109,27 @@ def read_layer(
     ImageError, from in here or from the body of the `with`, turns out to come of a damaged blob;
     ImageError when the layer is as the manifest says and wrong all the same.
     """
-    with _open(path, layer, name) as descriptor:
-        pump = _pump(descriptor, layer, limits, turn)
-        try:
-            entries = read_tar(_turning(pump, turn), limits, serials)
-            yield entries
-            for _ in entries:
-                pass
-        except ImageError as exc:
-            pump.stop()
-            _compare(pump.blob_digest(), layer.blob.digest, f"{name}: blob", layer)
-            if exc.brief.startswith(name):
-                raise
-            brief = f"{name}: {exc.brief}"
-            raise ImageError(brief, code=exc.code, resolution=exc.resolution) from exc
-        finally:
-            pump.stop()
-        _compare(pump.blob_digest(), layer.blob.digest, f"{name}: blob", layer)
-        stream = f"{name}: tar stream (diff_id)"
-        _compare(pump.stream_digest(), layer.diff_id, stream, layer)
+    with (
+        closing(OpenLayer(path, layer, name, limits)) as opened,
+        opened.read(serials, turn=turn) as entries,
+    ):
+        yield entries
 
 
-def _pump(descriptor: int, layer: Layer, limits: Limits, turn: Turn) -> Pump:
+def _pump(descriptor: int, layer: Layer, limits: Limits) -> Pump:
     algorithms = (layer.blob.digest.partition(":")[0], layer.diff_id.partition(":")[0])
     if layer.blob.size < _LARGE or not can_start():
         return ThreadPump(descriptor, algorithms, limits)
-    return ProcessPump(descriptor, algorithms, limits, turn)
+    return ProcessPump(descriptor, algorithms, limits)
 
 
 def _turning(pump: Pump, turn: Turn) -> Iterator[memoryview]:
-    for batch in pump.batches():
+    for batch in pump.batches(turn):
         yield batch
         turn(pump.position)
 
 
-@contextmanager
-def _open(path: Path, layer: Layer, name: str) -> Iterator[int]:
+def _open(path: Path, layer: Layer, name: str) -> int:
     """Open a cached blob, which must be a regular file of the right size and no link."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -108,14 +137,12 @@ def _open(path: Path, layer: Layer, name: str) -> Iterator[int]:
         if exc.errno not in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
             raise
         raise LayerMismatch(f"{name}: the cached blob is no file", layer.blob.digest) from exc
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_size != layer.blob.size:
-            brief = f"{name}: the cached blob is no file of {layer.blob.size} bytes"
-            raise LayerMismatch(brief, layer.blob.digest)
-        yield descriptor
-    finally:
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_size != layer.blob.size:
         os.close(descriptor)
+        brief = f"{name}: the cached blob is no file of {layer.blob.size} bytes"
+        raise LayerMismatch(brief, layer.blob.digest)
+    return descriptor
 
 
 def _compare(found: str, digest: str, what: str, layer: Layer) -> None:

@@ -16,12 +16,7 @@ from reconciler.errors import ImageError
 from reconciler.model import printable
 from reconciler.oci.carry import carry
 from reconciler.oci.entries import (
-    BLOCK_DEVICE,
-    CHARACTER,
     DIRECTORY,
-    HARDLINK,
-    NO_CHILDREN,
-    REGULAR,
     SYMLINK,
     Header,
     Kind,
@@ -31,30 +26,32 @@ from reconciler.oci.entries import (
     components,
     follow,
 )
+from reconciler.oci.item import (
+    MAX_DEPTH,
+    MAX_PATH,
+    WHITEOUT,
+    Item,
+    blamed,
+    check_name,
+    check_path,
+    dress,
+    prepare,
+)
 from reconciler.oci.limits import Budget, Limits
 
 __all__ = ["Header", "Kind", "Merge", "Node", "Tree"]
 
 _MAX_NAME = 255
-_MAX_PATH = 1024
-_MAX_DEPTH = 128
-_MAX_TARGET = 4095
-_MAX_FILE = (1 << 44) - (1 << 12)
-"""Bytes of the largest file in ext4 with blocks of 4 KiB: 2^32 - 1 blocks."""
 
 _MAX_LINK_STEPS = 3_000_000
 """Names out of the targets of links followed, over the whole image; real images stay far below."""
 
-_WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 _AUFS = frozenset({b".wh..wh.plnk", b".wh..wh.orph", b".wh..wh.aufs"})
 """Bookkeeping of aufs that old engines left in layers; the first two are directories."""
 
-_IMPLIED = Header(b"", DIRECTORY, mode=0o755)
+_IMPLIED = Node(DIRECTORY)
 """The attributes of a directory that no header describes: 0755 0:0, at the epoch."""
-
-_MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
-"""Device numbers that Linux has (dev_t of 32 bits in the kernel)."""
 
 
 @dataclass(slots=True)
@@ -74,13 +71,16 @@ class _Place:
 
 
 class Merge:
-    """Layers in, oldest first, a Tree out. Raises ImageError at the first thing that cannot be."""
+    """Layers in, oldest first, a Tree out. Raises ImageError at the first thing that cannot be.
+
+    budget: what the headers take; whoever prepares items counts them there.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._root = Node(DIRECTORY)
         self._names = ["the image"]
-        self._budget = Budget(limits)
+        self.budget = Budget(limits)
         self._link_steps = 0
         self.end_layer()
 
@@ -98,54 +98,63 @@ class Merge:
     def add(self, header: Header) -> bool:
         """Replay one entry. False when its payload is of no use: a whiteout, or ignored."""
         try:
-            self._budget.add(header)
-            directory, name = _split(header.path)
-            if name and header.kind is not HARDLINK and not name.startswith(_WHITEOUT):
+            item = prepare(header, self.budget)
+        except ImageError as exc:
+            raise blamed(exc, self._names[-1]) from exc
+        return self.place(item)
+
+    def place(self, item: Item) -> bool:
+        """`add` for an entry that is prepared and counted."""
+        try:
+            directory, name, node, _ = item
+            if node is not None:
                 place = self._places.get(directory)
                 if place is not None and place.is_roomy:
-                    self._set(place, name, header, None)
+                    self._set(place, name, node)
                     return True
-            return self._replay(header, directory, name)
+            return self._replay(item)
         except ImageError as exc:
-            brief = f"{self._names[-1]}: {printable(header.path)}: {exc.brief}"
-            raise ImageError(brief, code=exc.code, resolution=exc.resolution) from exc
+            raise blamed(exc, f"{self._names[-1]}: {printable(item.path)}") from exc
 
     def finish(self) -> Tree:
         """The merged tree, with what ext4 or Linux cannot keep taken out and listed."""
         return carry(self._root, self._names, self._limits)
 
-    def _replay(self, header: Header, directory: bytes, name: bytes) -> bool:
-        if not name:
-            if header.kind is not DIRECTORY:
-                raise ImageError("the root can only be a directory")
-            _dress(self._root, header)
-            return True
-        if name.startswith(_WHITEOUT):
+    def _replay(self, item: Item) -> bool:
+        directory, name, node, target = item
+        if node is None and name.startswith(WHITEOUT):
             self._whiteout(directory, name)
             return False
-        linked = self._linked(header.target) if header.kind is HARDLINK else None
+        if not name and node is not None:
+            dress(self._root, node)
+            return True
+        node = node or self._linked(target)
         place = self._place(directory)
         if place is None:
             return False
-        if place.depth >= _MAX_DEPTH or place.length + len(name) > _MAX_PATH:
-            raise ImageError(f"path deeper than {_MAX_DEPTH} or longer than {_MAX_PATH} bytes")
-        if name == b"lost+found" and place.node is self._root:
-            _check_lost_and_found(header)
-        self._set(place, name, header, linked)
+        if place.depth >= MAX_DEPTH or place.length + len(name) > MAX_PATH:
+            raise ImageError(f"path deeper than {MAX_DEPTH} or longer than {MAX_PATH} bytes")
+        if name == b"lost+found" and place.node is self._root and node.kind is not DIRECTORY:
+            raise ImageError(
+                "lost+found in the root can only be a directory, e2fsck repairs into it"
+            )
+        self._set(place, name, node)
         return True
 
-    def _set(self, place: _Place, name: bytes, header: Header, linked: Node | None) -> None:
+    def _set(self, place: _Place, name: bytes, node: Node) -> None:
         place.mine.add(name)
         old = place.node.children.get(name)
         if old is not None:
             if old.kind is DIRECTORY:
-                if header.kind is DIRECTORY:
-                    _dress(old, header)
+                if node.kind is DIRECTORY:
+                    dress(old, node)
                     return
                 self._places.clear()
             elif old.kind is SYMLINK:
                 self._places.clear()
-        place.node.children[name] = linked or _node(header, len(self._names) - 1)
+        if not node.layer:
+            node.layer = len(self._names) - 1
+        place.node.children[name] = node
 
     def _linked(self, target: bytes) -> Node:
         """The node that a hardlink to `target` names; a link at its end is not followed."""
@@ -173,10 +182,10 @@ class Merge:
             return None
         walk = self._follow(parts)
         for name in walk.missing:
-            _check_name(name)
-            if name.startswith(_WHITEOUT):
+            check_name(name)
+            if name.startswith(WHITEOUT):
                 raise ImageError("a link on the way leads to a directory named like a whiteout")
-            self._budget.add_entry()
+            self.budget.add_entry()
             node = Node(DIRECTORY, layer=len(self._names) - 1)
             self._mine_of(walk.nodes[-1]).add(name)
             walk.nodes[-1].children[name] = node
@@ -185,7 +194,7 @@ class Merge:
         length = max(sum(map(len, names)) + len(names) for names in (parts, walk.names))
         depth = max(len(parts), len(walk.names))
         node = walk.nodes[-1]
-        roomy = length <= _MAX_PATH - _MAX_NAME and depth < _MAX_DEPTH and node is not self._root
+        roomy = length <= MAX_PATH - _MAX_NAME and depth < MAX_DEPTH and node is not self._root
         place = _Place(node, self._mine_of(node), length, depth, roomy)
         self._places[directory] = place
         return place
@@ -201,7 +210,7 @@ class Merge:
         return walk
 
     def _whiteout(self, directory: bytes, name: bytes) -> None:
-        hidden = name.removeprefix(_WHITEOUT)
+        hidden = name.removeprefix(WHITEOUT)
         if hidden in (b"", b".", b".."):
             raise ImageError("a whiteout that names nothing")
         parts = _parents(directory)
@@ -224,7 +233,7 @@ class Merge:
         mine = name in self._mine.get(directory, ())
         if node.kind is DIRECTORY and (mine or node in self._touched):
             if not mine:
-                _dress(node, _IMPLIED)
+                dress(node, _IMPLIED)
             self._strip(node)
         elif not mine:
             del directory.children[name]
@@ -241,23 +250,10 @@ class Merge:
             for name, child in list(node.children.items()):
                 if child.kind is DIRECTORY and (name in mine or child in self._touched):
                     if name not in mine:
-                        _dress(child, _IMPLIED)
+                        dress(child, _IMPLIED)
                     todo.append(child)
                 elif name not in mine:
                     del node.children[name]
-
-
-def _split(path: bytes) -> tuple[bytes, bytes]:
-    """The directory as it is spelt, and the last name; no name stands for the root itself."""
-    directory, _, name = path.rstrip(b"/").rpartition(b"/")
-    if name in (b"", b".", b".."):
-        *parents, name = components(path) or [b""]
-        if name == b"..":
-            raise ImageError("a path with `..` in it")
-        directory = b"/".join(parents)
-    if len(name) > _MAX_NAME or b"\0" in name:
-        _check_name(name)
-    return directory, name
 
 
 def _parents(directory: bytes) -> list[bytes] | None:
@@ -266,56 +262,10 @@ def _parents(directory: bytes) -> list[bytes] | None:
     for name in parts:
         if name == b"..":
             raise ImageError("a path with `..` in it")
-        if name.startswith(_WHITEOUT):
+        if name.startswith(WHITEOUT):
             if parts[0] in _AUFS:
                 return None
             raise ImageError("a directory named like a whiteout")
-        _check_name(name)
-    if len(parts) > _MAX_DEPTH or sum(map(len, parts)) + len(parts) > _MAX_PATH:
-        raise ImageError(f"path deeper than {_MAX_DEPTH} or longer than {_MAX_PATH} bytes")
+        check_name(name)
+    check_path(parts)
     return parts
-
-
-def _check_name(name: bytes) -> None:
-    if len(name) > _MAX_NAME:
-        raise ImageError(f"a name of more than {_MAX_NAME} bytes")
-    if b"\0" in name:
-        raise ImageError("a name with a NUL in it")
-
-
-def _check_lost_and_found(header: Header) -> None:
-    if header.kind is not DIRECTORY:
-        raise ImageError("lost+found in the root can only be a directory, e2fsck repairs into it")
-
-
-def _node(header: Header, layer: int) -> Node:
-    """The inode that a header describes. Raises ImageError when ext4 or Linux can have no such."""
-    kind = header.kind
-    size = content = 0
-    target = b""
-    if kind is REGULAR:
-        size, content = header.size, header.content
-        if size > _MAX_FILE:
-            raise ImageError(f"a file of {size} bytes, more than ext4 can hold")
-    elif kind is SYMLINK:
-        target = header.target
-        size = len(target)
-        if not target or b"\0" in target or size > _MAX_TARGET:
-            raise ImageError(f"a symbolic link to nothing, to a NUL or over {_MAX_TARGET} bytes")
-    elif kind is CHARACTER or kind is BLOCK_DEVICE:
-        major, minor = header.rdev
-        if not (0 <= major <= _MAX_MAJOR and 0 <= minor <= _MAX_MINOR):
-            raise ImageError(f"device number {major}:{minor}, which Linux does not have")
-    return Node(
-        kind, header.mode, header.uid, header.gid, header.mtime_ns, size, content, target,
-        header.rdev, header.xattrs, 1, layer, {} if kind is DIRECTORY else NO_CHILDREN,
-    )  # fmt: skip
-
-
-def _dress(node: Node, header: Header) -> None:
-    """Give a directory the attributes of a header; what is in it stays."""
-    node.mode = header.mode
-    node.uid = header.uid
-    node.gid = header.gid
-    node.mtime_ns = header.mtime_ns
-    node.xattrs = header.xattrs

@@ -12,7 +12,7 @@ import itertools
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from reconciler.oci.compression import Decoder
@@ -32,10 +32,11 @@ class Pump(Protocol):
     def position(self) -> int:
         """Bytes of the blob that have been read so far."""
 
-    def batches(self) -> Iterator[memoryview]:
+    def batches(self, idle: Callable[[int], None]) -> Iterator[memoryview]:
         """The decoded stream; each batch is good until the next is asked for.
 
-        Raises what decompression raises, and what became of whoever does it.
+        idle: may get `position` while the next one is long in coming, and may raise. Raises what
+        decompression raises, and what became of whoever does it.
         """
 
     def stop(self) -> None:
@@ -149,7 +150,7 @@ class ThreadPump(threading.Thread):
             end = exc
         self._queue.put(end)
 
-    def batches(self) -> Iterator[memoryview]:
+    def batches(self, idle: Callable[[int], None]) -> Iterator[memoryview]:
         """The decoded stream; raises here what went wrong in the thread."""
         while not self._ended:
             item = self._queue.get()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from itertools import count
 from typing import Protocol
 
@@ -18,7 +19,8 @@ from reconciler.hot import hot_loop
 from reconciler.model import DesiredImage
 from reconciler.oci.cover import Cover
 from reconciler.oci.entries import Header, Tree
-from reconciler.oci.layers import layer_name, read_layer
+from reconciler.oci.item import Item, prepare
+from reconciler.oci.layers import OpenLayer, layer_name
 from reconciler.oci.limits import Budget
 from reconciler.oci.merge import Merge
 from reconciler.oci.tar import Payload
@@ -43,7 +45,8 @@ def replay(image: DesiredImage, room: Room, open_sink: Callable[[], Sink]) -> Tr
     open_sink: called once, when the first layer is being unpacked already. Raises what the layers,
     the sink and `room.checkpoint` raise.
     """
-    return _Replay(image, room, open_sink).run()
+    with closing(_Replay(image, room, open_sink)) as work:
+        return work.run()
 
 
 class _Replay:
@@ -59,14 +62,25 @@ class _Replay:
         """The first serial of each layer: the older the layer, the higher."""
         self._next = 1
         self._passed_over: set[int] = set()
+        self._ahead: dict[int, OpenLayer] = {}
         self._progress = _Progress(image, room)
+
+    def close(self) -> None:
+        """End what is being unpacked."""
+        for opened in self._ahead.values():
+            opened.close()
 
     def run(self) -> Tree:
         merge = Merge(self._room.limits)
-        held = self._hold_newer()
+        held = self._hold_newer(merge.budget)
         if self._layers:
             merge.begin_layer(self._name(1))
-            self._read(1, lambda header: merge.add(header) and self._is_shown(header))
+
+            def is_placed(header: Header) -> bool:
+                item = prepare(header, merge.budget)
+                return merge.place(item) and self._is_shown(header, item)
+
+            self._read(1, is_placed)
             merge.end_layer()
         else:
             self._open_sink()
@@ -74,23 +88,22 @@ class _Replay:
             while held:
                 self._room.checkpoint()
                 merge.begin_layer(self._name(len(self._layers) - len(held) + 1))
-                for header in held.pop():
-                    merge.add(header)
+                for item in held.pop():
+                    merge.place(item)
                 merge.end_layer()
             tree = merge.finish()
         self._read_again(tree)
         return tree
 
-    def _hold_newer(self) -> list[list[Header]]:
-        """The headers of all layers but the oldest: nothing can be merged before that is read."""
-        held: list[list[Header]] = []
-        budget = Budget(self._room.limits)
+    def _hold_newer(self, budget: Budget) -> list[list[Item]]:
+        """The entries of all layers but the oldest: nothing can be merged before that is read."""
+        held: list[list[Item]] = []
 
         def is_wanted(header: Header) -> bool:
-            budget.add(header)
-            held[-1].append(header)
-            self._cover.add(header)
-            return self._is_shown(header)
+            item = prepare(header, budget)
+            held[-1].append(item)
+            self._cover.add(item)
+            return self._is_shown(header, item)
 
         for number in range(len(self._layers), 1, -1):
             held.append([])
@@ -98,11 +111,11 @@ class _Replay:
             self._cover.end_layer()
         return held
 
-    def _is_shown(self, header: Header) -> bool:
+    def _is_shown(self, header: Header, item: Item) -> bool:
         """Whether an entry has content that no newer layer seems to hide."""
         if not header.content:
             return False
-        if self._cover.hides(header.path):
+        if self._cover.hides(item):
             self._passed_over.add(header.content)
             return False
         return True
@@ -121,18 +134,28 @@ class _Replay:
 
     def _read(self, number: int, is_wanted: Callable[[Header], bool]) -> None:
         """Read a layer, which verifies it; the sink gets the content of the entries wanted."""
-        layer = self._layers[number - 1]
-        name = self._name(number)
-        limits = self._room.limits
-        blob = self._room.feed.get(layer.blob.digest)
         serials = count(self._first.setdefault(number, self._next))
-        with hot_loop(), read_layer(blob, layer, name, limits, serials, turn=self._turn) as entries:
-            sink = self._sink = self._sink or self._open_sink()
-            for header, payload in entries:
-                if is_wanted(header):
-                    sink.add(header.content, header.size, payload)
+        begun = self._ahead.pop(number) if number in self._ahead else self._open(number)
+        with closing(begun) as opened:
+            self._open_ahead(number - 1)
+            with hot_loop(), opened.read(serials, turn=self._turn) as entries:
+                sink = self._sink = self._sink or self._open_sink()
+                for header, payload in entries:
+                    if is_wanted(header):
+                        sink.add(header.content, header.size, payload)
         self._next = max(self._next, next(serials))
-        self._progress.finish_layer(layer.blob.size)
+        self._progress.finish_layer(self._layers[number - 1].blob.size)
+
+    def _open(self, number: int) -> OpenLayer:
+        layer = self._layers[number - 1]
+        blob = self._room.feed.get(layer.blob.digest)
+        return OpenLayer(blob, layer, self._name(number), self._room.limits)
+
+    def _open_ahead(self, number: int) -> None:
+        """Unpack the beginning of the layer that comes next, unless that is being fetched yet."""
+        is_next = number > 0 and number not in self._first
+        if is_next and self._room.feed.is_there(self._layers[number - 1].blob.digest):
+            self._ahead[number] = self._open(number)
 
     def _turn(self, position: int) -> None:
         self._room.checkpoint()
