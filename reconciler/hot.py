@@ -2,6 +2,7 @@
 
 The builders run such loops in `hot_loop()`, and a whole build in `a_build()`. The settings hold for
 the whole process; several images may be built at a time, so the last one to leave puts them back.
+The command line asks for less of the search for garbage from its start to its end.
 """
 
 from __future__ import annotations
@@ -16,9 +17,22 @@ _SWITCH_SECONDS = 50e-6
 _USUAL_SECONDS = 5e-3
 """What Python starts with."""
 
+_NEW_OBJECTS = 50_000
+"""After so many the search begins; Python's own number is 700, and a start makes many that stay."""
+
 _lock = threading.Lock()
 _inside: list[None] = []
 _builds: list[None] = []
+
+
+def look_less_for_garbage() -> None:
+    """From here on the process looks for garbage now and then only."""
+    gc.set_threshold(_NEW_OBJECTS)
+
+
+def pass_over_garbage() -> None:
+    """The process is about to end, and need not look through all that it has once more."""
+    gc.freeze()
 
 
 @contextmanager

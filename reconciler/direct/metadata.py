@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from reconciler.ext4.inode import (
     device_block,
     extents_block,
     pack_inode,
+    pack_inode_of_one_extent,
 )
 from reconciler.ext4.libext2fs import NoRoom, Writer
 from reconciler.ext4.reader import LOST_AND_FOUND, ROOT_INODE, Extent, Filesystem
@@ -107,21 +108,40 @@ class Metadata:
         if LOST_AND_FOUND in root.children:
             self.space.give(self.empty.lost_and_found)
         self._parents[root] = ROOT_INODE
+        self._mark_inodes()
+        self.writer.write_inodes(self._simple_files())
         for node, inode in self.numbers.items():
-            if inode >= _FIRST_INODE:
-                self.writer.mark_inode(inode, directory=node.kind is DIRECTORY)
-            if node.kind is REGULAR:
-                self._write_file(inode, node)
-            elif node.kind is DIRECTORY:
+            if node.kind is DIRECTORY:
                 self._write_directory(inode, node)
             elif node.kind is SYMLINK:
                 self._write_link(inode, node)
-            else:
+            elif node.kind is not REGULAR:
                 block = b"" if node.kind is FIFO else device_block(*node.rdev)
                 self._put(inode, node, block)
+            elif not self._is_simple(node):
+                extents = self.extents[node.content] if node.size else ()
+                self._put_mapped(inode, node, extents, node.size)
             if node.xattrs:
                 self.space.close()  # the library takes the block for them itself
                 self.writer.set_xattrs(inode, node.xattrs)
+
+    def _mark_inodes(self) -> None:
+        numbered = self.numbers.items()
+        kinds = (node.kind is DIRECTORY for node, inode in numbered if inode >= _FIRST_INODE)
+        self.writer.mark_inodes(_FIRST_INODE, kinds)
+
+    def _is_simple(self, node: Node) -> bool:
+        """Whether a file has one extent, as nearly all have."""
+        return bool(node.content) and len(self.extents[node.content]) == 1
+
+    def _simple_files(self) -> Iterator[tuple[int, bytes]]:
+        for node, inode in self.numbers.items():
+            if node.kind is REGULAR and self._is_simple(node):
+                [extent] = self.extents[node.content]
+                yield inode, pack_inode_of_one_extent(
+                    _FILE | node.mode, node.uid, node.gid, node.nlink, node.size,
+                    extent=extent, time_ns=node.mtime_ns, created=_CREATED,
+                )  # fmt: skip
 
     def _put(
         self,
@@ -153,9 +173,6 @@ class Metadata:
         if extents and not inside:
             self.space.close()  # as above: the library takes the blocks of the tree
             self.writer.set_extents(inode, extents)
-
-    def _write_file(self, inode: int, node: Node) -> None:
-        self._put_mapped(inode, node, self.extents[node.content] if node.size else (), node.size)
 
     def _write_link(self, inode: int, node: Node) -> None:
         target = node.target
@@ -199,5 +216,6 @@ class Metadata:
         return extents
 
 
+_FILE = TYPES[REGULAR]
 _MODES = [TYPES.get(kind, 0) for kind in sorted(Kind)]
 """The type bits, by index: an enum hashes in Python, and this is asked for every inode."""

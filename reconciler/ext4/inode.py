@@ -32,6 +32,8 @@ _EXTRA_SIZE = 32
 _EXTENT_HEADER = struct.Struct("<HHHHI")
 _EXTENT = struct.Struct("<IHHI")
 _ONE_EXTENT = struct.Struct("<HHHHIIHHI")
+_INODE_OF_ONE_EXTENT = struct.Struct("<HHIIIIIHHIIIHHHHIIHHI36xIIIIHHHHHHHHIIIIIII96x")
+"""Both at once, since nearly all inodes are such."""
 _EXTENT_MAGIC = 0xF30A
 
 
@@ -102,4 +104,27 @@ def pack_inode(
         mode, uid & 0xFFFF, size & 0xFFFFFFFF, low, low, low, 0, gid & 0xFFFF, links,
         sectors & 0xFFFFFFFF, flags, 0, block, 0, 0, size >> 32, 0, sectors >> 32, 0,
         uid >> 16, gid >> 16, 0, 0, _EXTRA_SIZE, 0, extra, extra, extra, created, 0, 0, 0,
+    )  # fmt: skip
+
+
+def pack_inode_of_one_extent(
+    mode: int,
+    uid: int,
+    gid: int,
+    links: int,
+    size: int,
+    *,
+    extent: Extent,
+    time_ns: int,
+    created: int,
+) -> bytes:
+    """`pack_inode` with `extents_block` for an inode that has one extent, in half the time."""
+    low, extra = encode_time(time_ns)
+    logical, physical, count = extent
+    return _INODE_OF_ONE_EXTENT.pack(
+        mode, uid & 0xFFFF, size & 0xFFFFFFFF, low, low, low, 0, gid & 0xFFFF, links,
+        count * _SECTORS, EXTENTS_FLAG, 0,
+        _EXTENT_MAGIC, 1, EXTENTS_INSIDE, 0, 0, logical, count, physical >> 32,
+        physical & 0xFFFFFFFF, 0, 0, size >> 32, 0, 0, 0, uid >> 16, gid >> 16, 0, 0,
+        _EXTRA_SIZE, 0, extra, extra, extra, created, 0, 0, 0,
     )  # fmt: skip

@@ -13,10 +13,12 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_uint32, c_uint64
 from functools import cache
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +28,6 @@ from reconciler.ext4.reader import Extent
 from reconciler.model import printable
 
 BLOCK = 4096
-INODE = 256
 MINIMUM_VERSION = (1, 43)
 
 _SONAME = "libext2fs.so.2"
@@ -180,11 +181,10 @@ class Writer:
         self._check(
             opening(name, _OPEN_FLAGS, 0, 0, manager, byref(self._handle)), "open the image"
         )
-        self._inode = ctypes.create_string_buffer(INODE)
         self._block = ctypes.create_string_buffer(BLOCK)
-        self._write_inode = self._library["ext2fs_write_inode_full"]
-        self._mark_inode = self._library["ext2fs_inode_alloc_stats2"]
         self._hash = self._library["ext2fs_dirhash"]
+        self._major, self._minor = c_uint32(), c_uint32()
+        self._hashes = byref(self._major), byref(self._minor)
 
     def __enter__(self) -> Self:
         try:
@@ -223,14 +223,21 @@ class Writer:
         mark_range = self._library["ext2fs_block_alloc_stats_range"]
         mark_range(self._handle, start, count, 1 if used else -1)
 
-    def mark_inode(self, number: int, *, directory: bool) -> None:
-        """Account an inode as used."""
-        self._mark_inode(self._handle, number, 1, directory)
+    def mark_inodes(self, first: int, directories: Iterable[bool]) -> None:
+        """Account inodes as used: those from `first` on, as many as are told what they are."""
+        mark = self._library["ext2fs_inode_alloc_stats2"]
+        deque(map(mark, repeat(self._handle), count(first), repeat(1), directories), maxlen=0)
 
     def write_inode(self, number: int, raw: bytes) -> None:
         """Write an inode of 256 bytes; the library puts the checksum in."""
-        self._inode.raw = raw
-        self._check(self._write_inode(self._handle, number, self._inode, INODE), "write an inode")
+        self.write_inodes([(number, raw)])
+
+    def write_inodes(self, inodes: Iterable[tuple[int, bytes]]) -> None:
+        """Write inodes as (number, its 256 bytes)."""
+        write, handle = self._library["ext2fs_write_inode_full"], self._handle
+        for number, raw in inodes:
+            if code := write(handle, number, raw, len(raw)):
+                self._check(code, "write an inode")
 
     def write_directory_block(self, block: int, raw: bytes, directory: int) -> None:
         """Write a block of the directory with this inode number; the checksum is put in."""
@@ -272,7 +279,6 @@ class Writer:
 
     def name_hash(self, version: int, seed: bytes, name: bytes) -> tuple[int, int]:
         """The hash of a name in an indexed directory: (major, minor). seed: 16 bytes."""
-        major, minor = c_uint32(), c_uint32()
-        code = self._hash(version, name, len(name), seed, byref(major), byref(minor))
-        self._check(code, "hash a name")
-        return major.value, minor.value
+        if code := self._hash(version, name, len(name), seed, *self._hashes):
+            self._check(code, "hash a name")
+        return self._major.value, self._minor.value
