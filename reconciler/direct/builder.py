@@ -22,7 +22,7 @@ from reconciler.direct.assets import add_assets
 from reconciler.direct.content import Contents
 from reconciler.direct.directory import index_blocks
 from reconciler.direct.image import NewImage, new_image
-from reconciler.direct.metadata import Metadata, number
+from reconciler.direct.metadata import Metadata
 from reconciler.direct.move import free_unused, move, used_serials
 from reconciler.direct.space import SpoolSpace
 from reconciler.errors import Code, HostError, ImageError
@@ -159,13 +159,10 @@ class DirectBuilder:
             contents.flush()
             replaced = {serial: contents.extents.pop(serial) for serial in lost}
             free_unused(replaced, set(), made.space, made.descriptor)
-            numbers = number(tree.root)
             room.not_carried.extend(tree.not_carried)
             room.checkpoint()
-            metadata = Metadata(
-                made.writer, made.space, made.descriptor, made.empty, contents.extents, numbers
-            )
-            metadata.write(tree.root)
+            extents = contents.extents
+            Metadata(made.writer, made.space, made.descriptor, made.empty, extents).write(tree.root)
         except NoRoom as error:
             raise NoRoom(
                 f"the filesystem is too small: {error.brief}",

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reconciler.direct.directory import BLOCK, EMPTY_BLOCK, Entry, Hash, blocks_of
+from reconciler.direct.directory import BLOCK, EMPTY_BLOCK, Entry, blocks_of
 from reconciler.direct.space import ImageSpace, Range
 from reconciler.ext4.inode import (
-    EXTENTS_FLAG,
     EXTENTS_INSIDE,
     FAST_SYMLINK,
     INDEX_FLAG,
     device_block,
-    extents_block,
     pack_inode,
-    pack_inode_of_one_extent,
+    pack_mapped_inode,
 )
 from reconciler.ext4.libext2fs import NoRoom, Writer
 from reconciler.ext4.reader import LOST_AND_FOUND, ROOT_INODE, Extent, Filesystem
@@ -37,6 +35,7 @@ _LOST_AND_FOUND_BLOCKS = 4
 
 _ENTRY_TYPES = (1, 0, 7, 3, 4, 2, 5)
 """Of directory entries, by the number of the kind; headers alone have the second kind."""
+_DIRECTORY = _ENTRY_TYPES[DIRECTORY]
 _CREATED = int(FAKE_TIME)
 _UNSIGNED_HASH = 2
 """In s_flags: names are hashed as unsigned bytes, which is another version of each hash."""
@@ -67,143 +66,120 @@ class Empty:
             return cls(filesystem.inodes, version, superblock[0xEC:0xFC], ranges[0], ranges[1])
 
 
-def number(root: Node) -> dict[Node, int]:
-    """The inode number of every node, in the order in which they are written."""
-    numbers = {root: ROOT_INODE}
-    following = _FIRST_INODE
-    todo = [root]
-    while todo:
-        below = []
-        for name, node in sorted(todo.pop().children.items()):
-            if node in numbers:
-                continue
-            if name == LOST_AND_FOUND and root.children.get(name) is node:
-                numbers[node] = _LOST_AND_FOUND_INODE
-            else:
-                numbers[node] = following
-                following += 1
-            if node.kind is DIRECTORY:
-                below.append(node)
-        todo.extend(reversed(below))
-    return numbers
-
-
 @dataclass(slots=True)
 class Metadata:
-    """Writes what the tree says. `extents`: where the content of each serial is."""
+    """Writes what the tree says. `extents`: where the content of each serial is.
+
+    The tree is walked once: what is in a directory gets inode numbers and its inodes are written,
+    then the blocks of the directory itself.
+    """
 
     writer: Writer
     space: ImageSpace
     descriptor: int
     empty: Empty
     extents: Mapping[int, tuple[Extent, ...]]
-    numbers: dict[Node, int]
-    _parents: dict[Node, int] = field(default_factory=dict)
+    _linked: dict[Node, int] = field(default_factory=dict)
+    """The inode numbers of files that have more names than one."""
+    _kinds: bytearray = field(default_factory=bytearray)
+    """Of each inode from the first of ours on, whether it is a directory."""
 
     def write(self, root: Node) -> None:
         """Write every inode. Raises NoRoom, OSError and HostError TOOL_FAILED."""
-        if max(self.numbers.values()) > self.empty.inodes:
-            raise NoRoom(f"{len(self.numbers)} inodes do not fit")
         self.space.give(self.empty.root)
         if LOST_AND_FOUND in root.children:
             self.space.give(self.empty.lost_and_found)
-        self._parents[root] = ROOT_INODE
-        self._mark_inodes()
-        self.writer.write_inodes(self._simple_files())
-        for node, inode in self.numbers.items():
-            if node.kind is DIRECTORY:
-                self._write_directory(inode, node)
-            elif node.kind is SYMLINK:
-                self._write_link(inode, node)
-            elif node.kind is not REGULAR:
-                block = b"" if node.kind is FIFO else device_block(*node.rdev)
-                self._put(inode, node, block)
-            elif not self._is_simple(node):
-                extents = self.extents[node.content] if node.size else ()
-                self._put_mapped(inode, node, extents, node.size)
-            if node.xattrs:
-                self.space.close()  # the library takes the block for them itself
-                self.writer.set_xattrs(inode, node.xattrs)
+        todo = [(root, ROOT_INODE, ROOT_INODE)]
+        while todo:
+            directory, inode, parent = todo.pop()
+            entries = self._write_children(directory, inode)
+            for name, number, kind in reversed(entries):
+                if kind == _DIRECTORY:
+                    todo.append((directory.children[name], number, inode))
+            self._write_directory(directory, inode, parent, entries)
+        self.writer.mark_inodes(_FIRST_INODE, self._kinds)
 
-    def _mark_inodes(self) -> None:
-        numbered = self.numbers.items()
-        kinds = (node.kind is DIRECTORY for node, inode in numbered if inode >= _FIRST_INODE)
-        self.writer.mark_inodes(_FIRST_INODE, kinds)
+    def _write_children(self, directory: Node, inode: int) -> list[Entry]:
+        """Number what is in a directory, and write the inodes of all that are no directories."""
+        entries: list[Entry] = []
+        inodes: list[tuple[int, bytes]] = []
+        incomplete: list[tuple[int, Node]] = []
+        linked, kinds, extents = self._linked, self._kinds, self.extents
+        following = _FIRST_INODE + len(kinds)
+        for name, node in sorted(directory.children.items()):
+            kind = node.kind
+            number = following
+            if kind is DIRECTORY:
+                if name == LOST_AND_FOUND and inode == ROOT_INODE:
+                    number = _LOST_AND_FOUND_INODE
+            elif node.nlink > 1 and node in linked:
+                number = linked[node]
+            else:
+                if node.nlink > 1:
+                    linked[node] = number
+                inodes.append((number, self._packed(node)))
+                if node.xattrs or (node.content and len(extents[node.content]) > EXTENTS_INSIDE):
+                    incomplete.append((number, node))
+            if number == following:
+                kinds.append(kind is DIRECTORY)
+                following += 1
+            entries.append((name, number, _ENTRY_TYPES[kind]))
+        if following - 1 > self.empty.inodes:
+            raise NoRoom(f"{following - 1} inodes and more do not fit")
+        self.writer.write_inodes(inodes)
+        for number, node in incomplete:
+            self._complete(number, node, extents[node.content] if node.content else ())
+        return entries
 
-    def _is_simple(self, node: Node) -> bool:
-        """Whether a file has one extent, as nearly all have."""
-        return bool(node.content) and len(self.extents[node.content]) == 1
-
-    def _simple_files(self) -> Iterator[tuple[int, bytes]]:
-        for node, inode in self.numbers.items():
-            if node.kind is REGULAR and self._is_simple(node):
-                [extent] = self.extents[node.content]
-                yield inode, pack_inode_of_one_extent(
-                    _FILE | node.mode, node.uid, node.gid, node.nlink, node.size,
-                    extent=extent, time_ns=node.mtime_ns, created=_CREATED,
-                )  # fmt: skip
-
-    def _put(
-        self,
-        inode: int,
-        node: Node,
-        block: bytes,
-        *,
-        blocks: int = 0,
-        flags: int = 0,
-        size: int = 0,
-    ) -> None:
-        links = node.nlink
-        if inode == ROOT_INODE and LOST_AND_FOUND not in node.children:
-            links += 1
-        raw = pack_inode(
-            _MODES[node.kind] | node.mode, node.uid, node.gid, links, size,
-            time_ns=node.mtime_ns, created=_CREATED, block=block, blocks=blocks, flags=flags,
-        )  # fmt: skip
-        self.writer.write_inode(inode, raw)
-
-    def _put_mapped(
-        self, inode: int, node: Node, extents: Sequence[Extent], size: int, flags: int = 0
-    ) -> None:
-        """An inode that has blocks; more extents than fit into it go into a tree."""
-        blocks = sum(extent[2] for extent in extents) if len(extents) != 1 else extents[0][2]
-        inside = extents if len(extents) <= EXTENTS_INSIDE else ()
-        flags |= EXTENTS_FLAG
-        self._put(inode, node, extents_block(inside), blocks=blocks, flags=flags, size=size)
-        if extents and not inside:
-            self.space.close()  # as above: the library takes the blocks of the tree
+    def _complete(self, inode: int, node: Node, extents: Sequence[Extent]) -> None:
+        """Add what does not fit into an inode: the library takes the blocks for it by itself."""
+        self.space.close()
+        if len(extents) > EXTENTS_INSIDE:
             self.writer.set_extents(inode, extents)
+        if node.xattrs:
+            self.writer.set_xattrs(inode, node.xattrs)
 
-    def _write_link(self, inode: int, node: Node) -> None:
+    def _packed(self, node: Node) -> bytes:
+        """The inode of a node that is no directory."""
+        kind = node.kind
+        if kind is REGULAR:
+            extents = self.extents[node.content] if node.content else ()
+            return pack_mapped_inode(
+                _MODES[kind] | node.mode, node.uid, node.gid, node.nlink, node.size,
+                extents=extents, time_ns=node.mtime_ns, created=_CREATED,
+            )  # fmt: skip
+        if kind is not SYMLINK:
+            return _pack(node, b"" if kind is FIFO else device_block(*node.rdev), 0)
         target = node.target
         if len(target) < FAST_SYMLINK:
-            self._put(inode, node, target, size=len(target))
-            return
+            return _pack(node, target, len(target))
         [(block, _)] = self.space.take(1)
         os.pwrite(self.descriptor, target.ljust(BLOCK, b"\0"), block * BLOCK)
-        self._put_mapped(inode, node, [(0, block, 1)], len(target))
+        return pack_mapped_inode(
+            _MODES[kind] | node.mode, node.uid, node.gid, node.nlink, len(target),
+            extents=[(0, block, 1)], time_ns=node.mtime_ns, created=_CREATED,
+        )  # fmt: skip
 
-    def _write_directory(self, inode: int, node: Node) -> None:
-        entries: list[Entry] = []
-        numbers, types = self.numbers, _ENTRY_TYPES
-        for name, child in sorted(node.children.items()):
-            kind = child.kind
-            entries.append((name, numbers[child], types[kind]))
-            if kind is DIRECTORY:
-                self._parents[child] = inode
+    def _write_directory(self, node: Node, inode: int, parent: int, entries: list[Entry]) -> None:
+        links = node.nlink
         if inode == ROOT_INODE and LOST_AND_FOUND not in node.children:
-            entries.append((LOST_AND_FOUND, _LOST_AND_FOUND_INODE, _ENTRY_TYPES[DIRECTORY]))
-        blocks = blocks_of(inode, self._parents[node], entries, self._hash)
+            entries.append((LOST_AND_FOUND, _LOST_AND_FOUND_INODE, _DIRECTORY))
+            links += 1
+        blocks = blocks_of(inode, parent, entries, self._hash)
         flags = INDEX_FLAG if len(blocks) > 1 else 0
         if inode == _LOST_AND_FOUND_INODE and not flags:
             blocks += [EMPTY_BLOCK] * (_LOST_AND_FOUND_BLOCKS - 1)
         extents = self._place(inode, blocks)
-        self._put_mapped(inode, node, extents, len(blocks) * BLOCK, flags)
+        raw = pack_mapped_inode(
+            _MODES[DIRECTORY] | node.mode, node.uid, node.gid, links, len(blocks) * BLOCK,
+            extents=extents, time_ns=node.mtime_ns, created=_CREATED, flags=flags,
+        )  # fmt: skip
+        self.writer.write_inodes([(inode, raw)])
+        if node.xattrs or len(extents) > EXTENTS_INSIDE:
+            self._complete(inode, node, extents)
 
-    @property
-    def _hash(self) -> Hash:
-        version, seed = self.empty.hash_version, self.empty.hash_seed
-        return lambda name: self.writer.name_hash(version, seed, name)
+    def _hash(self, name: bytes) -> tuple[int, int]:
+        return self.writer.name_hash(self.empty.hash_version, self.empty.hash_seed, name)
 
     def _place(self, inode: int, blocks: list[bytes]) -> list[Extent]:
         extents = []
@@ -216,6 +192,13 @@ class Metadata:
         return extents
 
 
-_FILE = TYPES[REGULAR]
+def _pack(node: Node, block: bytes, size: int) -> bytes:
+    """An inode without blocks."""
+    return pack_inode(
+        _MODES[node.kind] | node.mode, node.uid, node.gid, node.nlink, size,
+        time_ns=node.mtime_ns, created=_CREATED, block=block,
+    )  # fmt: skip
+
+
 _MODES = [TYPES.get(kind, 0) for kind in sorted(Kind)]
 """The type bits, by index: an enum hashes in Python, and this is asked for every inode."""

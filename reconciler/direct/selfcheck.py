@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reconciler.direct.content import Contents
 from reconciler.direct.image import new_image
-from reconciler.direct.metadata import Metadata, number
+from reconciler.direct.metadata import Metadata
 from reconciler.errors import Code, HostError
 from reconciler.ext4.reader import Filesystem
 from reconciler.ext4.size import SMALLEST
@@ -56,10 +56,8 @@ def _build(image: DesiredImage, room: Room) -> None:
         contents = Contents(made.descriptor, made.space)
         contents.add(1, 800 * 4096, _PIECES)
         contents.flush()
-        numbers = number(tree.root)
-        Metadata(
-            made.writer, made.space, made.descriptor, made.empty, contents.extents, numbers
-        ).write(tree.root)
+        extents = contents.extents
+        Metadata(made.writer, made.space, made.descriptor, made.empty, extents).write(tree.root)
     with Filesystem(room.rootfs) as filesystem:
         places = ownership.match(filesystem, tree)
         found = next(place.inode for place in places if place.path == b"pieces")

@@ -31,9 +31,8 @@ _INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII96x")
 _EXTRA_SIZE = 32
 _EXTENT_HEADER = struct.Struct("<HHHHI")
 _EXTENT = struct.Struct("<IHHI")
-_ONE_EXTENT = struct.Struct("<HHHHIIHHI")
 _INODE_OF_ONE_EXTENT = struct.Struct("<HHIIIIIHHIIIHHHHIIHHI36xIIIIHHHHHHHHIIIIIII96x")
-"""Both at once, since nearly all inodes are such."""
+"""An inode whose i_block holds one extent."""
 _EXTENT_MAGIC = 0xF30A
 
 
@@ -66,21 +65,6 @@ def device_block(major: int, minor: int) -> bytes:
     return struct.pack("<II", *encode_rdev(major, minor))
 
 
-def extents_block(extents: Sequence[Extent]) -> bytes:
-    """The i_block that holds these extents, EXTENTS_INSIDE at most."""
-    if len(extents) == 1:
-        logical, physical, count = extents[0]
-        return _ONE_EXTENT.pack(
-            _EXTENT_MAGIC, 1, EXTENTS_INSIDE, 0, 0, logical, count, physical >> 32,
-            physical & 0xFFFFFFFF,
-        )  # fmt: skip
-    header = _EXTENT_HEADER.pack(_EXTENT_MAGIC, len(extents), EXTENTS_INSIDE, 0, 0)
-    return header + b"".join(
-        _EXTENT.pack(logical, count, physical >> 32, physical & 0xFFFFFFFF)
-        for logical, physical, count in extents
-    )
-
-
 def pack_inode(
     mode: int,
     uid: int,
@@ -107,24 +91,39 @@ def pack_inode(
     )  # fmt: skip
 
 
-def pack_inode_of_one_extent(
+def pack_mapped_inode(
     mode: int,
     uid: int,
     gid: int,
     links: int,
     size: int,
     *,
-    extent: Extent,
+    extents: Sequence[Extent],
     time_ns: int,
     created: int,
+    flags: int = 0,
 ) -> bytes:
-    """`pack_inode` with `extents_block` for an inode that has one extent, in half the time."""
-    low, extra = encode_time(time_ns)
-    logical, physical, count = extent
-    return _INODE_OF_ONE_EXTENT.pack(
-        mode, uid & 0xFFFF, size & 0xFFFFFFFF, low, low, low, 0, gid & 0xFFFF, links,
-        count * _SECTORS, EXTENTS_FLAG, 0,
-        _EXTENT_MAGIC, 1, EXTENTS_INSIDE, 0, 0, logical, count, physical >> 32,
-        physical & 0xFFFFFFFF, 0, 0, size >> 32, 0, 0, 0, uid >> 16, gid >> 16, 0, 0,
-        _EXTRA_SIZE, 0, extra, extra, extra, created, 0, 0, 0,
+    """`pack_inode` for one with blocks: its extents stand in it, unless there are too many for it.
+
+    More than EXTENTS_INSIDE are counted, and left to be put into a tree of blocks.
+    """
+    flags |= EXTENTS_FLAG
+    if len(extents) == 1:  # nearly all are such
+        low, extra = encode_time(time_ns)
+        [(logical, physical, count)] = extents
+        return _INODE_OF_ONE_EXTENT.pack(
+            mode, uid & 0xFFFF, size & 0xFFFFFFFF, low, low, low, 0, gid & 0xFFFF, links,
+            count * _SECTORS, flags, 0,
+            _EXTENT_MAGIC, 1, EXTENTS_INSIDE, 0, 0, logical, count, physical >> 32,
+            physical & 0xFFFFFFFF, 0, 0, size >> 32, 0, 0, 0, uid >> 16, gid >> 16, 0, 0,
+            _EXTRA_SIZE, 0, extra, extra, extra, created, 0, 0, 0,
+        )  # fmt: skip
+    inside = extents if len(extents) <= EXTENTS_INSIDE else ()
+    block = _EXTENT_HEADER.pack(_EXTENT_MAGIC, len(inside), EXTENTS_INSIDE, 0, 0) + b"".join(
+        _EXTENT.pack(logical, count, physical >> 32, physical & 0xFFFFFFFF)
+        for logical, physical, count in inside
+    )
+    return pack_inode(
+        mode, uid, gid, links, size, time_ns=time_ns, created=created, block=block,
+        blocks=sum(count for _, _, count in extents), flags=flags,
     )  # fmt: skip

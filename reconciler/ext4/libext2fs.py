@@ -223,17 +223,13 @@ class Writer:
         mark_range = self._library["ext2fs_block_alloc_stats_range"]
         mark_range(self._handle, start, count, 1 if used else -1)
 
-    def mark_inodes(self, first: int, directories: Iterable[bool]) -> None:
+    def mark_inodes(self, first: int, directories: Iterable[int]) -> None:
         """Account inodes as used: those from `first` on, as many as are told what they are."""
         mark = self._library["ext2fs_inode_alloc_stats2"]
         deque(map(mark, repeat(self._handle), count(first), repeat(1), directories), maxlen=0)
 
-    def write_inode(self, number: int, raw: bytes) -> None:
-        """Write an inode of 256 bytes; the library puts the checksum in."""
-        self.write_inodes([(number, raw)])
-
     def write_inodes(self, inodes: Iterable[tuple[int, bytes]]) -> None:
-        """Write inodes as (number, its 256 bytes)."""
+        """Write inodes, each as (number, 256 bytes); the library puts the checksums in."""
         write, handle = self._library["ext2fs_write_inode_full"], self._handle
         for number, raw in inodes:
             if code := write(handle, number, raw, len(raw)):

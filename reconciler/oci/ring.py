@@ -23,7 +23,7 @@ from reconciler.oci.pump import AHEAD, Unpacker
 
 PART = 1 << 20
 """Bytes of one part of the ring."""
-PARTS = 2 * AHEAD
+PARTS = 4 * AHEAD
 """More than the hasher may be behind by: a part that the parser is done with has been hashed."""
 HEAD = struct.Struct("<BIQ")
 """Kind of message; bytes of the part, or of the JSON that follows; bytes of the blob read."""
