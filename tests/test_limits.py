@@ -26,7 +26,7 @@ def test_every_limit_has_a_key_a_default_and_a_line_in_the_documentation() -> No
     rows = dict(re.findall(r"^\| `([a-z-]+)` \| `?([^ `]+)`? \|", section, re.MULTILINE))
     documented = "\n".join(f"{key} = {value}" for key, value in rows.items())
     assert parsed(documented) == DEFAULTS
-    assert {key.replace("-", "_") for key in rows} == set(Limits.__dataclass_fields__)
+    assert {key.replace("-", "_") for key in rows} == set(Limits._fields)
 
 
 def test_what_is_set_counts() -> None:

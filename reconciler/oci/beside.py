@@ -8,25 +8,23 @@ an error of that build. The child is this interpreter with the same modules, and
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
 
 from reconciler.errors import BangerError, Code, HostError, ImageError
 from reconciler.oci import ring
 from reconciler.oci.limits import Limits
-from reconciler.oci.ring import HEAD, PART, PARTS
+from reconciler.oci.ring import HEAD, PART, PARTS, Order
 from reconciler.processes import Companion
 
 _NAP_MS = 200
 _CHUNK = 1 << 20
 
-_BOOT = "import json,sys;sys.path=json.loads(sys.argv[1]);from {0} import main;main(sys.argv[2])"
+_BOOT = "import sys;sys.path={0!r};from {1} import main;main(sys.argv[1:])"
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 """For glibc: memory that was used once is kept, because pages that are new cost more than bytes."""
 
@@ -44,7 +42,7 @@ class ProcessPump:
         self.position = 0
         self._descriptor = descriptor
         self._algorithm = algorithms[0]
-        self._digests: dict[str, str] = {}
+        self._digests: list[str] = []
         with ExitStack() as stack:
             memory = os.memfd_create("layer")
             stack.callback(os.close, memory)
@@ -54,10 +52,7 @@ class ProcessPump:
             freed, self._free = os.pipe()
             stack.callback(os.close, tell)
             stack.callback(os.close, freed)
-            order = {
-                "blob": descriptor, "memory": memory, "tell": tell, "freed": freed,
-                "algorithms": algorithms, "limits": asdict(limits),
-            }  # fmt: skip
+            order = Order(descriptor, memory, tell, freed, *algorithms, tuple(limits))
             try:
                 self._child = _start(order)
             except BaseException:
@@ -77,10 +72,10 @@ class ProcessPump:
                     os.write(self._free, b"+")
                 at = (at + PART) % len(self._memory)
                 continue
-            document = json.loads(self._read(size, idle))
+            words = self._read(size, idle).decode().split(ring.SEPARATOR)
             if kind == ring.FAILED:
-                raise _error(document)
-            self._digests = document
+                raise _error(*words)
+            self._digests = words
             return
 
     def _read(self, size: int, idle: Callable[[int], None]) -> bytes:
@@ -112,7 +107,7 @@ class ProcessPump:
     def blob_digest(self) -> str:
         """The digest of the whole blob: the child's when it came to the end, else read anew."""
         if self._digests:
-            return self._digests["blob"]
+            return self._digests[0]
         total = hashlib.new(self._algorithm)
         at = 0
         while chunk := os.pread(self._descriptor, _CHUNK, at):
@@ -122,16 +117,15 @@ class ProcessPump:
 
     def stream_digest(self) -> str:
         """The digest of the decoded stream."""
-        return self._digests["stream"]
+        return self._digests[1]
 
 
-def _start(order: dict[str, object]) -> Companion:
+def _start(order: Order) -> Companion:
     """Run `ring.main` with our modules and no others; descriptors keep their numbers."""
-    path = json.dumps([os.path.abspath(entry) for entry in sys.path])  # noqa: PTH100 - "" is here
-    argv = [sys.executable, "-I", "-S", *_bytecode(), "-c", _BOOT.format(ring.__name__)]
-    argv += [path, json.dumps(order)]
-    kept = [number for key in ("blob", "memory", "tell", "freed") if (number := order[key])]
-    return Companion(argv, [number for number in kept if isinstance(number, int)], _ENVIRONMENT)
+    path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 - "" is here
+    argv = [sys.executable, "-I", "-S", *_bytecode(), "-c", _BOOT.format(path, ring.__name__)]
+    kept = [order.blob, order.memory, order.tell, order.freed]
+    return Companion([*argv, *order.words()], kept, _ENVIRONMENT)
 
 
 def _bytecode() -> list[str]:
@@ -140,8 +134,7 @@ def _bytecode() -> list[str]:
     return [*prefix, "-B"] if sys.dont_write_bytecode else prefix
 
 
-def _error(document: dict[str, str]) -> BangerError:
-    if document["code"] == Code.HOST_IO:
-        return HostError(document["brief"])
-    code = Code(document["code"])
-    return ImageError(document["brief"], code=code, resolution=document["resolution"])
+def _error(code: str, brief: str, resolution: str) -> BangerError:
+    if code == Code.HOST_IO:
+        return HostError(brief)
+    return ImageError(brief, code=Code(code), resolution=resolution)

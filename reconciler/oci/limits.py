@@ -6,8 +6,7 @@ need, and far below what would hurt a host for long.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from reconciler.errors import Code, ImageError
 
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     from reconciler.oci.entries import Header
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):  # not a dataclass: processes that read it have to start fast
     """The limits of one image; the key in the config is the field's name with dashes.
 
     layers: of one image. layer_bytes: of one layer when decompressed, holes of sparse files
@@ -61,23 +59,27 @@ class Budget:
     """What the headers of an image take of the host's memory, whether or not they last."""
 
     def __init__(self, limits: Limits) -> None:
+        self._entries_left = limits.entries
+        self._bytes_left = limits.metadata_bytes
         self._limits = limits
-        self._entries = 0
-        self._metadata = 0
 
     def add(self, header: Header) -> None:
         """Count one header. Raises ImageError LIMIT_EXCEEDED."""
-        self.add_entry()
-        self._metadata += len(header.path) + len(header.target)
+        self._entries_left -= 1
+        self._bytes_left -= len(header.path) + len(header.target)
         if header.xattrs:
-            self._metadata += sum(len(name) + len(value) for name, value in header.xattrs)
-        if self._metadata > self._limits.metadata_bytes:
-            raise exceeded(
-                "metadata_bytes", self._limits.metadata_bytes, "names, targets and attributes"
-            )
+            self._bytes_left -= sum(len(name) + len(value) for name, value in header.xattrs)
+        if self._entries_left < 0 or self._bytes_left < 0:
+            self._refuse()
 
     def add_entry(self) -> None:
         """Count an entry that no header describes."""
-        self._entries += 1
-        if self._entries > self._limits.entries:
+        self._entries_left -= 1
+        if self._entries_left < 0:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        if self._entries_left < 0:
             raise exceeded("entries", self._limits.entries, "entries and their parents")
+        what = "names, targets and attributes"
+        raise exceeded("metadata_bytes", self._limits.metadata_bytes, what)

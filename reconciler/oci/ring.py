@@ -9,13 +9,13 @@ death as the end of its pipe. Little is imported here, since every large layer p
 from __future__ import annotations
 
 import itertools
-import json
 import mmap
 import os
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
 from reconciler.errors import BangerError, Code
 from reconciler.oci.limits import Limits
@@ -26,8 +26,10 @@ PART = 1 << 20
 PARTS = 4 * AHEAD
 """More than the hasher may be behind by: a part that the parser is done with has been hashed."""
 HEAD = struct.Struct("<BIQ")
-"""Kind of message; bytes of the part, or of the JSON that follows; bytes of the blob read."""
+"""Kind of message; bytes of the part, or of the words that follow; bytes of the blob read."""
 FILLED, ENDED, FAILED = range(3)
+"""The words of ENDED: both digests. Of FAILED: code, brief and resolution of the error."""
+SEPARATOR = "\0"
 
 
 class _Ring:
@@ -53,19 +55,41 @@ class _Ring:
         """The part that came last from `parts` holds so many bytes for the parser."""
         os.write(self._tell, HEAD.pack(FILLED, size, position))
 
-    def end(self, kind: int, document: dict[str, str], position: int) -> None:
+    def end(self, kind: int, words: list[str], position: int) -> None:
         """The last message."""
-        raw = json.dumps(document).encode()
+        raw = SEPARATOR.join(words).encode()
         os.write(self._tell, HEAD.pack(kind, len(raw), position) + raw)
 
 
-def main(order: str) -> None:
+class Order(NamedTuple):
+    """What the child is to do, as words of its command line: numbers of descriptors first."""
+
+    blob: int
+    memory: int
+    tell: int
+    freed: int
+    blob_algorithm: str
+    stream_algorithm: str
+    limits: tuple[int, ...]
+
+    def words(self) -> list[str]:
+        """The order as it travels."""
+        return [str(word) for word in (*self[:-1], *self.limits)]
+
+    @classmethod
+    def read(cls, words: list[str]) -> Order:
+        """The reverse of `words`."""
+        blob, memory, tell, freed, first, second, *limits = words
+        numbers = int(blob), int(memory), int(tell), int(freed)
+        return cls(*numbers, first, second, tuple(map(int, limits)))
+
+
+def main(words: list[str]) -> None:
     """The child: unpack the blob that the order names. Its exit status says nothing."""
-    found = json.loads(order)
-    ring = _Ring(found["memory"], found["tell"], found["freed"])
-    limits = Limits(**found["limits"])
-    first, second = found["algorithms"]
-    unpacker = Unpacker(found["blob"], (first, second), limits, threading.Event())
+    order = Order.read(words)
+    ring = _Ring(order.memory, order.tell, order.freed)
+    algorithms = (order.blob_algorithm, order.stream_algorithm)
+    unpacker = Unpacker(order.blob, algorithms, Limits(*order.limits), threading.Event())
     with suppress(BrokenPipeError):
         try:
             for part in unpacker.fill(ring.parts()):
@@ -75,14 +99,11 @@ def main(order: str) -> None:
         except (BangerError, OSError, MemoryError) as error:
             ring.end(FAILED, _told(error), unpacker.position)
             return
-        digests = {
-            "blob": unpacker.blob_hash.hexdigest(),
-            "stream": unpacker.stream_hash.hexdigest(),
-        }
+        digests = [unpacker.blob_hash.hexdigest(), unpacker.stream_hash.hexdigest()]
         ring.end(ENDED, digests, unpacker.position)
 
 
-def _told(error: Exception) -> dict[str, str]:
+def _told(error: Exception) -> list[str]:
     if isinstance(error, BangerError):
-        return {"code": error.code, "brief": error.brief, "resolution": error.resolution}
-    return {"code": Code.HOST_IO, "brief": f"a layer cannot be decompressed: {error}"}
+        return [error.code, error.brief, error.resolution]
+    return [Code.HOST_IO, f"a layer cannot be decompressed: {error}", ""]

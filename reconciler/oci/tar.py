@@ -144,14 +144,7 @@ class _Reader:
 
     def _entry(self, block: bytes, flag: int) -> tuple[Header, Payload]:
         """The entry that a block starts, with the extended headers before it, which it uses up."""
-        records = self._records
-        if self._extended:
-            self._extended = 0
-            self._records = {}
-        if self._globals:
-            records = {**self._globals, **records}
-        if records:
-            records = {k: v for k, v in records.items() if v or b".xattr." in k}
+        records = self._take_records() if self._extended or self._globals else {}
         path = _path(block, records)
         try:
             header = _header(block, flag, path, records)
@@ -171,6 +164,12 @@ class _Reader:
         if header.size:
             header.content = next(self._serials)
         return header, payload
+
+    def _take_records(self) -> Records:
+        records = {**self._globals, **self._records}
+        self._extended = 0
+        self._records = {}
+        return {k: v for k, v in records.items() if v or b".xattr." in k}
 
     def _sparse(self, header: Header, block: bytes, flag: int, records: Records) -> SparseMap:
         stored = header.size
