@@ -106,7 +106,7 @@ class TestRoom:
 
 
 class TestLarge:
-    @pytest.mark.parametrize(("names", "length"), [(40_000, 12), (9_000, 250)])
+    @pytest.mark.parametrize(("names", "length"), [(100_000, 12), (9_000, 250)])
     def test_one_directory_with_very_many_names(
         self, names: int, length: int, tmp_path: Path
     ) -> None:
@@ -206,6 +206,20 @@ class TestKernel:
         room = build([tar(entry("a", data=b"a" * 9000))], tmp_path, "direct", 16 * MIB)
         with mounted(room.rootfs, tmp_path / "mnt") as top, pytest.raises(OSError, match="space"):
             (top / "fill").write_bytes(os.urandom(16 * MIB))
+        check(room.rootfs)
+
+
+    def test_a_guest_fills_the_image_to_its_last_inode(self, tmp_path: Path) -> None:
+        room = build([tar(entry("d/a", data=b"a"))], tmp_path, "direct", 16 * MIB)
+        with Filesystem(room.rootfs) as filesystem:
+            inodes = filesystem.inodes
+        with mounted(room.rootfs, tmp_path / "mnt") as top:
+            with pytest.raises(OSError, match="space"):
+                for number in range(inodes):
+                    (top / "d" / f"{number}").touch()
+            assert os.statvfs(top).f_ffree == 0
+            (top / "d/0").unlink()
+            (top / "d/again").touch()
         check(room.rootfs)
 
 
