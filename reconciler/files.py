@@ -280,9 +280,15 @@ def remove_tree(path: Path) -> None:
 
 def _remove(name: str, parent: int) -> None:
     try:
-        info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
         return
+    except (IsADirectoryError, PermissionError):  # POSIX has the second for a directory
+        _remove_directory(name, parent)
+
+
+def _remove_directory(name: str, parent: int) -> None:
+    info = os.stat(name, dir_fd=parent, follow_symlinks=False)
     if not stat.S_ISDIR(info.st_mode):
         os.unlink(name, dir_fd=parent)
         return
@@ -291,8 +297,13 @@ def _remove(name: str, parent: int) -> None:
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     directory = os.open(name, flags, dir_fd=parent)
     try:
-        for entry in os.listdir(directory):  # noqa: PTH208 - of a descriptor
-            _remove(entry, directory)
+        with os.scandir(directory) as entries:
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for inner, is_directory in found:
+            if is_directory:
+                _remove_directory(inner, directory)
+            else:
+                os.unlink(inner, dir_fd=directory)
     finally:
         os.close(directory)
     os.rmdir(name, dir_fd=parent)

@@ -19,6 +19,7 @@ from reconciler.manifest import ROOTFS
 from reconciler.model import DesiredImage, Stage
 from reconciler.oci.layers import LayerMismatch
 from reconciler.plan import ImagePlan
+from reconciler.removal import removing
 from reconciler.room import Feed, Interrupted, Room
 from reconciler.services import Progress, Services
 from reconciler.stages import ext4, flatten, guest, kernel, ownership, publish, pull, record
@@ -122,10 +123,11 @@ def _build_with_tools(image: DesiredImage, room: Room, progress: Progress, runs:
     if Stage.FLATTEN in runs or not flatten.load(image, room):
         _tree(image, room, progress, runs, flatten.run)
     _run(Stage.EXT4, ext4.run, image, room, progress)
-    _run(Stage.OWNERSHIP, ownership.run, image, room, progress)
-    if Stage.GUEST in runs:
-        _run(Stage.GUEST, guest.run, image, room, progress)
-    return sparse_digest(room.rootfs)
+    with removing(room.host_tree):  # the filesystem has all of it
+        _run(Stage.OWNERSHIP, ownership.run, image, room, progress)
+        if Stage.GUEST in runs:
+            _run(Stage.GUEST, guest.run, image, room, progress)
+        return sparse_digest(room.rootfs)
 
 
 def _build_directly(image: DesiredImage, room: Room, progress: Progress, runs: set[Stage]) -> str:

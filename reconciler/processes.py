@@ -15,6 +15,7 @@ import resource
 import selectors
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -234,20 +235,38 @@ def quoted(stderr: bytes) -> str:
     return f": {printable(tail[-180:])}" if tail else ""
 
 
-class Companion:
-    """A child of ours that works beside us until it ends or `kill` is called.
+def can_start() -> bool:
+    """Whether this interpreter knows how to start another of its kind."""
+    return bool(sys.executable)
 
-    It dies with the thread that started it. Its streams lead nowhere: what it has to say goes
-    through the descriptors that it is given.
+
+class Companion:
+    """A child that runs `main` of a module of ours beside us, until it ends or is killed.
+
+    It is this interpreter with the same modules. It dies with the thread that started it. Its
+    streams lead nowhere: what it has to say goes through the descriptors that it is given.
     """
 
     def __init__(
-        self, argv: Sequence[str], descriptors: Sequence[int], environment: Mapping[str, str]
+        self,
+        module: str,
+        words: Sequence[str],
+        descriptors: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """descriptors: what it keeps open, by the same numbers. Raises HostError."""
+        """words: what `main` gets. descriptors: they stay open, with their numbers.
+
+        Raises HostError.
+        """
+        path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 - "" is here
+        program = _PROGRAM.format(path, module)
         self._process = _start(
-            argv,
-            environment={"PATH": ":".join(SYSTEM_DIRECTORIES), **environment, "LC_ALL": "C"},
+            [sys.executable, "-I", "-S", *_bytecode(), "-c", program, *words],
+            environment={
+                "PATH": ":".join(SYSTEM_DIRECTORIES),
+                **(environment or {}),
+                "LC_ALL": "C",
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -266,3 +285,12 @@ class Companion:
         """How it ended, for people; it must have closed its descriptors."""
         status = self._process.wait()
         return f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with {status}"
+
+
+_PROGRAM = "import sys;sys.path={0!r};from {1} import main;main(sys.argv[1:])"
+
+
+def _bytecode() -> list[str]:
+    """The same habits with compiled modules as ours, since -I forgets the environment."""
+    prefix = ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else []
+    return [*prefix, "-B"] if sys.dont_write_bytecode else prefix

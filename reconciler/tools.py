@@ -27,6 +27,8 @@ from reconciler.processes import (
 MINIMUM_VERSION = (1, 43)
 """The first e2fsprogs whose mkfs.ext4 has what a build needs: `-d` and `-E root_owner=`."""
 
+_NO_COPY_XATTRS = (1, 47)
+
 FAKE_TIME = "1"
 """What the tools take for the present: the smallest second that e2fsprogs does not read as unset.
 
@@ -40,6 +42,7 @@ class Tools:
 
     def __init__(self) -> None:
         self._found: dict[str, Path] = {}
+        self._version = (0, 0)
         self._lock = threading.Lock()
 
     def require(self) -> None:
@@ -47,8 +50,13 @@ class Tools:
         with self._lock:
             if not self._found:
                 found = {name: find(*names) for name, names in _PROGRAMS.items()}
-                _check_version(found["mkfs"])
+                self._version = _checked_version(found["mkfs"])
                 self._found = found
+
+    def can_leave_xattrs(self) -> bool:
+        """Whether mkfs.ext4 has `-E no_copy_xattrs`."""
+        self.require()
+        return self._version >= _NO_COPY_XATTRS
 
     def mkfs(
         self,
@@ -155,7 +163,7 @@ def find(*names: str, resolution: str = "") -> Path:
     )
 
 
-def _check_version(mkfs: Path) -> None:
+def _checked_version(mkfs: Path) -> tuple[int, int]:
     said = run([mkfs, "-V"], timeout=30).stderr
     match = re.search(rb"mke2fs ([0-9]+)\.([0-9]+)", said)
     if match is None:
@@ -164,9 +172,11 @@ def _check_version(mkfs: Path) -> None:
             code=Code.TOOL_TOO_OLD,
             resolution=_INSTALL,
         )
-    if (int(match[1]), int(match[2])) < MINIMUM_VERSION:
+    version = (int(match[1]), int(match[2]))
+    if version < MINIMUM_VERSION:
         raise HostError(
             f"{mkfs} is version {match[1].decode()}.{match[2].decode()}, which is too old",
             code=Code.TOOL_TOO_OLD,
             resolution=_INSTALL,
         )
+    return version

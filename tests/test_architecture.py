@@ -45,6 +45,7 @@ logins
 tools ext4.*
 config.*
 oci.*
+removal
 processes digests
 files hot parallel
 sizes durations streams allocator

@@ -208,7 +208,6 @@ class TestKernel:
             (top / "fill").write_bytes(os.urandom(16 * MIB))
         check(room.rootfs)
 
-
     def test_a_guest_fills_the_image_to_its_last_inode(self, tmp_path: Path) -> None:
         room = build([tar(entry("d/a", data=b"a"))], tmp_path, "direct", 16 * MIB)
         with Filesystem(room.rootfs) as filesystem:

@@ -201,9 +201,19 @@ def test_lost_and_found_of_our_own_is_roots(tmp_path: Path) -> None:
     assert (oct(inode.mode), inode.uid, inode.gid, inode.mtime_ns) == ("0o40700", 0, 0, SECOND)
 
 
+OWN = ((b"user.own", b"of the image"),)
+"""With an attribute of its own in the tree, mkfs.ext4 copies all that it finds on files."""
+
+
 @as_root
-def test_attributes_of_the_host_do_not_leak(tmp_path: Path) -> None:
-    room = room_for(tree_of({b"a": file(1), b"d": directory({b"b": file(2)})}), tmp_path)
+@pytest.mark.parametrize("own", [(), OWN], ids=["none", "one"])
+def test_attributes_of_the_host_do_not_leak(
+    own: tuple[tuple[bytes, bytes], ...], tmp_path: Path
+) -> None:
+    inner = file(2, xattrs=own)
+    room = room_for(tree_of({b"a": file(1), b"d": directory({b"b": inner})}), tmp_path)
+    for name, value in own:
+        os.setxattr(room.host_tree / "d/b", name, value)
     for path in (room.host_tree / "a", room.host_tree / "d"):
         os.setxattr(path, "system.posix_acl_access", ACL)
         os.setxattr(path, "security.apparmor", b"host")
@@ -212,12 +222,15 @@ def test_attributes_of_the_host_do_not_leak(tmp_path: Path) -> None:
     ext4.run(desired(16 * MIB), room)
     ownership.run(desired(16 * MIB), room)
     with Filesystem(room.rootfs) as filesystem:
-        assert [filesystem.xattrs(inode) for _, inode in filesystem.walk()] == [{}] * 5
+        found = {path: filesystem.xattrs(inode) for path, inode in filesystem.walk()}
+    assert found.pop(b"d/b") == dict(own)
+    assert list(found.values()) == [{}] * 4
 
 
 def test_an_attribute_that_cannot_be_explained_is_an_error(tmp_path: Path) -> None:
-    room = room_for(tree_of({b"a": file(1)}), tmp_path)
+    room = room_for(tree_of({b"a": file(1), b"b": file(2, xattrs=OWN)}), tmp_path)
     os.setxattr(room.host_tree / "a", "user.stranger", b"x")
+    os.setxattr(room.host_tree / "b", "user.own", OWN[0][1])
     ext4.run(desired(16 * MIB), room)
     with pytest.raises(HostError, match=r"/a: attributes .*user\.stranger") as caught:
         ownership.run(desired(16 * MIB), room)

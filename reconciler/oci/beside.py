@@ -11,7 +11,6 @@ import hashlib
 import mmap
 import os
 import select
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
@@ -24,14 +23,8 @@ from reconciler.processes import Companion
 _NAP_MS = 200
 _CHUNK = 1 << 20
 
-_BOOT = "import sys;sys.path={0!r};from {1} import main;main(sys.argv[1:])"
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 """For glibc: memory that was used once is kept, because pages that are new cost more than bytes."""
-
-
-def can_start() -> bool:
-    """Whether this interpreter knows how to start another of its kind."""
-    return bool(sys.executable)
 
 
 class ProcessPump:
@@ -54,7 +47,7 @@ class ProcessPump:
             stack.callback(os.close, freed)
             order = Order(descriptor, memory, tell, freed, *algorithms, tuple(limits))
             try:
-                self._child = _start(order)
+                self._child = Companion(ring.__name__, order.words(), order[:4], _ENVIRONMENT)
             except BaseException:
                 self._close()
                 raise
@@ -118,20 +111,6 @@ class ProcessPump:
     def stream_digest(self) -> str:
         """The digest of the decoded stream."""
         return self._digests[1]
-
-
-def _start(order: Order) -> Companion:
-    """Run `ring.main` with our modules and no others; descriptors keep their numbers."""
-    path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 - "" is here
-    argv = [sys.executable, "-I", "-S", *_bytecode(), "-c", _BOOT.format(path, ring.__name__)]
-    kept = [order.blob, order.memory, order.tell, order.freed]
-    return Companion([*argv, *order.words()], kept, _ENVIRONMENT)
-
-
-def _bytecode() -> list[str]:
-    """The same habits with compiled modules as ours, since -I forgets the environment."""
-    prefix = ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else []
-    return [*prefix, "-B"] if sys.dont_write_bytecode else prefix
 
 
 def _error(code: str, brief: str, resolution: str) -> BangerError:

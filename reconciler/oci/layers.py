@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.errors import Code, ImageError
-from reconciler.oci.beside import ProcessPump, can_start
+from reconciler.oci.beside import ProcessPump
 from reconciler.oci.pump import Pump, ThreadPump
 from reconciler.oci.tar import Payload, read_tar
+from reconciler.processes import can_start
 
 if TYPE_CHECKING:
     from reconciler.model import Layer

@@ -29,6 +29,7 @@ from reconciler.ext4.size import (
 from reconciler.files import host_errors
 from reconciler.guest.assets import asset_sizes
 from reconciler.model import DesiredImage, key
+from reconciler.oci.entries import Tree
 from reconciler.room import Room
 from reconciler.sizes import format_size
 
@@ -63,9 +64,20 @@ def run(image: DesiredImage, room: Room) -> None:
     need = need_of(room.tree)
     size = wanted_size(image, room, need)
     with durable(room.rootfs, create=size) as descriptor:
-        arguments: list[str | Path] = ["-d", room.host_tree]
+        source: list[str | Path] = ["-d", room.host_tree]
         checkpoint = _reporter(image, room, need.blocks * BLOCK, descriptor)
-        make(image, room, size, inode_count(need, size), arguments=arguments, checkpoint=checkpoint)
+        # saves a call for each file, to hear that it has none or a label of the host's
+        leave_xattrs = room.tools.can_leave_xattrs() and not _has_user_xattrs(room.tree)
+        extended = ("no_copy_xattrs",) if leave_xattrs else ()
+        inodes = inode_count(need, size)
+        make(image, room, size, inodes, arguments=source, extended=extended, checkpoint=checkpoint)
+
+
+def _has_user_xattrs(tree: Tree) -> bool:
+    """Whether anything in the staging tree has attributes that belong to the image."""
+    return any(
+        name.startswith(b"user.") for node in tree.nodes() if node.xattrs for name, _ in node.xattrs
+    )
 
 
 def make(
@@ -75,13 +87,17 @@ def make(
     inodes: int,
     *,
     arguments: Sequence[str | Path] = (),
+    extended: Sequence[str] = (),
     checkpoint: Callable[[], None] | None = None,
 ) -> None:
-    """Run mkfs.ext4 on `room.rootfs`, which has its `size`, with the parameters of the recipe."""
+    """Run mkfs.ext4 on `room.rootfs`, which has its `size`, with the parameters of the recipe.
+
+    arguments: more of them. extended: more of its extended options, on which no byte depends.
+    """
     config = room.scratch / "mke2fs.conf"
     with host_errors("cannot write the configuration of mke2fs"):
         config.write_text(_CONFIG, encoding="ascii")
-    options = [*_options(image.keys.ext4, size, inodes), *arguments]
+    options = [*_options(image.keys.ext4, size, inodes, extended), *arguments]
     room.tools.mkfs(room.rootfs, options, config, checkpoint=checkpoint or room.checkpoint)
 
 
@@ -131,7 +147,7 @@ def _check_size(size: int, required: int) -> None:
         )
 
 
-def _options(stage_key: str, size: int, inodes: int) -> list[str]:
+def _options(stage_key: str, size: int, inodes: int, more: Sequence[str]) -> list[str]:
     """The options of mke2fs, all of those on which the bytes depend.
 
     No reserved blocks (-m 0): what a guest runs is root, whom the reserve would not stop. Inode
@@ -139,14 +155,13 @@ def _options(stage_key: str, size: int, inodes: int) -> list[str]:
     Nothing is written for that, because a discarded file is known to be zero (discard), and the
     journal of a new file is zero anyway (lazy_journal_init=1): equal bytes, and a sparse file.
     """
-    extended = (
-        f"root_owner=0:0,hash_seed={_uuid('hash-seed', stage_key)},"
-        "lazy_itable_init=0,lazy_journal_init=1,discard"
-    )
+    seed = _uuid("hash-seed", stage_key)
+    extended = ["root_owner=0:0", f"hash_seed={seed}", "lazy_itable_init=0"]
+    extended += ["lazy_journal_init=1", "discard", *more]
     return (
         f"-q -F -T ext4 -b {BLOCK} -I 256 -N {inodes} -G 16 -m 0 -e continue "
         f"-J size={journal_mib(size)} -O none,{_FEATURES} -U {_uuid('uuid', stage_key)} "
-        f"-E {extended}"
+        f"-E {','.join(extended)}"  # the last -E is the only one that counts
     ).split()
 
 

@@ -242,8 +242,9 @@ def _correct_entries(descriptor: int, filesystem: Filesystem, places: list[Place
     }
     if not special:
         return
+    nodes = {place.node for place in places if place.inode in special}
     for place in places:
-        if place.node.kind is not Kind.DIRECTORY:
+        if nodes.isdisjoint(place.node.children.values()):
             continue
         directory = filesystem.inode(place.inode)
         names = {
