@@ -7,10 +7,11 @@ Chains run interleaved, each as a process of its own on a fresh directory, with 
 limit       gunzip, both sha256 of every layer, write, fdatasync; nothing is parsed
 direct      this program with builder = "direct", blobs cached: verified, published, recorded
 tools       the same with builder = "tools"
-umoci+mkfs  `umoci raw unpack` and `mkfs.ext4 -d`, then fsync; needs root for true owners
+umoci+mkfs  `umoci unpack` and `mkfs.ext4 -d`, then fsync; needs root for true owners
+umoci-raw   the same with `umoci raw unpack`, which notes nothing of what it has unpacked
 tar2ext4, mke2fs-tar, erofs-tar
             the layer unpacked to a file, then `tar2ext4`, `mke2fs -d TAR` or `mkfs.erofs --tar`
-            and fsync, where PATH has one that can. They know no whiteouts: images have one layer
+            and fsync, where PATH has one that can. They know no whiteouts: for images of one layer
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ PACKAGES = {
     ],
 }
 """Of each layer that is a system; `big` has one more, in which much of these is removed."""
-CHAINS = ("limit", "direct", "tools", "umoci+mkfs")
+CHAINS = ("limit", "direct", "tools", "umoci+mkfs", "umoci-raw")
 PEERS = {
     "tar2ext4": ["tar2ext4", "-i", "TAR", "-o", "IMAGE"],
     "mke2fs-tar": ["mkfs.ext4", "-q", "-F", "-d", "TAR", "IMAGE", "SIZE"],
@@ -182,12 +183,14 @@ def _hash(todo: queue.Queue[tuple[hashlib._Hash, bytes] | None]) -> None:
         item[0].update(item[1])
 
 
-def umoci(layout: Path, work: Path) -> None:
+def umoci(layout: Path, work: Path, *, raw: bool) -> None:
     """What one would do by hand."""
     work.mkdir()
-    _call("umoci", "raw", "unpack", "--image", f"{layout}:1", work / "tree")
+    unpack = ["umoci", *(["raw"] if raw else []), "unpack", "--image", f"{layout}:1"]
+    _call(*unpack, work / "out")
     image = work / "rootfs.ext4"
-    _call("mkfs.ext4", "-q", "-F", "-d", work / "tree", image, SIZES[layout.name][:-2])
+    tree = work / "out" if raw else work / "out/rootfs"
+    _call("mkfs.ext4", "-q", "-F", "-d", tree, image, SIZES[layout.name][:-2])
     with image.open("rb") as stream:
         os.fsync(stream.fileno())
 
@@ -212,6 +215,13 @@ def peer(name: str, layout: Path, work: Path) -> None:
 def _peer_words(name: str, tar: Path, image: Path, size: str) -> list[str]:
     words = {"TAR": str(tar), "IMAGE": str(image), "SIZE": size}
     return [words.get(word, word) for word in PEERS[name]]
+
+
+_HAND_MADE: dict[str, Callable[[Path, Path], None]] = {
+    "limit": limit,
+    "umoci+mkfs": functools.partial(umoci, raw=False),
+    "umoci-raw": functools.partial(umoci, raw=True),
+}
 
 
 def is_there(name: str) -> bool:
@@ -338,7 +348,7 @@ def main() -> None:
         if chain in PEERS:
             peer(chain, Path(layout), Path(work))
         else:
-            {"limit": limit, "umoci+mkfs": umoci}[chain](Path(layout), Path(work))
+            _HAND_MADE[chain](Path(layout), Path(work))
         return
     base = chosen.dir.resolve()
     base.mkdir(parents=True, exist_ok=True)
@@ -347,6 +357,8 @@ def main() -> None:
         _call(sys.executable, __file__, "--make", name, str(base))
         layout = base / name
         chains = [chain for chain in chosen.chains.split(",") if is_there(chain)]
+        if len(PACKAGES.get(name, [""])) > 1:
+            chains = [chain for chain in chains if chain not in PEERS]
         found: dict[str, list[Run]] = {chain: [] for chain in chains}
         with contextlib.suppress(KeyboardInterrupt), journaled(base) as place:
             for turn in range(chosen.runs + 1):
