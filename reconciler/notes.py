@@ -43,8 +43,9 @@ class Orphan(BaseModel):
     mark: float
 
 
-_suspensions = TypeAdapter(dict[str, Suspension])
-_orphans = TypeAdapter(dict[str, Orphan])
+_LATER = ConfigDict(defer_build=True)
+_suspensions = TypeAdapter(dict[str, Suspension], config=_LATER)
+_orphans = TypeAdapter(dict[str, Orphan], config=_LATER)
 
 
 class Notes:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -28,11 +28,9 @@ _BUSY_SECONDS = 10.0
 _READ_TRIES = 3
 HISTORY_LENGTH = 20
 """Changes of its Ready condition that are kept for a name."""
-_TABLES = ("records", "failures", "history")
+_adapters: dict[type, TypeAdapter[Any]] = {}
+_TABLES: dict[type, str] = {Record: "records", Failure: "failures", History: "history"}
 Row = TypeVar("Row", Record, Failure, History)
-_record = TypeAdapter(Record)
-_failure = TypeAdapter(Failure)
-_history = TypeAdapter(History)
 
 _NOW = "SELECT strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
 _SCHEMA = """
@@ -101,8 +99,8 @@ class Records:
         self._check_version(database)
         database.text_factory = lambda raw: raw.decode("utf-8", "replace")
         damaged: list[str] = []
-        records = {r.name: r for r in _rows(database, "records", _record, damaged)}
-        failures = {f.name: f for f in _rows(database, "failures", _failure, damaged)}
+        records = {r.name: r for r in _rows(database, Record, damaged)}
+        failures = {f.name: f for f in _rows(database, Failure, damaged)}
         return Contents(records, failures, tuple(damaged))
 
     def create(self) -> None:
@@ -114,20 +112,20 @@ class Records:
         """Write one record and clear its failure, in one commit; another name goes with it."""
         with self._writer() as database:
             if instead_of:
-                _delete(database, _TABLES, instead_of)
-            _put(database, "records", record.name, _record.dump_json(record).decode())
+                _delete(database, _TABLES.values(), instead_of)
+            _put(database, "records", record.name, _adapter(Record).dump_json(record).decode())
             _delete(database, ("failures",), record.name)
             _note(database, record.name, _ready(record, record.updated_at))
 
     def forget(self, name: str) -> None:
         """Remove a record, its failure and its history."""
         with self._writer() as database:
-            _delete(database, _TABLES, name)
+            _delete(database, _TABLES.values(), name)
 
     def fail(self, failure: Failure) -> None:
         """Keep the last failure of a name."""
         with self._writer() as database:
-            _put(database, "failures", failure.name, _failure.dump_json(failure).decode())
+            _put(database, "failures", failure.name, _adapter(Failure).dump_json(failure).decode())
             reason = camel_case(failure.code)
             _note(database, failure.name, Transition(failure.at, "False", reason, failure.message))
 
@@ -135,7 +133,7 @@ class Records:
         """The name is well again, or wanted no more."""
         with self._writer() as database:
             _delete(database, ("failures",), name)
-            if record := next(_rows(database, "records", _record, [], name=name), None):
+            if record := next(_rows(database, Record, [], name=name), None):
                 (now,) = database.execute(_NOW).fetchone()
                 _note(database, name, _ready(record, now))
             else:
@@ -145,9 +143,9 @@ class Records:
         """Remove the rows that cannot be read: what could be told again has been."""
         with self._writer() as database:
             database.text_factory = lambda raw: raw.decode("utf-8", "replace")
-            _drop(database, "records", _record)
-            _drop(database, "failures", _failure)
-            _drop(database, "history", _history)
+            _drop(database, Record)
+            _drop(database, Failure)
+            _drop(database, History)
 
     def set_aside(self) -> Path:
         """Move an unusable database out of the way, keeping it for a look. Returns where it is."""
@@ -167,7 +165,7 @@ class Records:
                 database.execute("PRAGMA synchronous=FULL")
                 self._check_version(database)
                 with database:
-                    for table in _TABLES:
+                    for table in _TABLES.values():
                         database.execute(_SCHEMA.format(table=table))
                     database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
                     yield database
@@ -185,10 +183,16 @@ class Records:
             )
 
 
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """What reads and writes rows of a kind: made when there is one."""
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
+
+
 def _rows(
     database: sqlite3.Connection,
-    table: str,
-    kind: TypeAdapter[Row],
+    kind: type[Row],
     damaged: list[str],
     bad: list[int] | None = None,
     *,
@@ -199,6 +203,7 @@ def _rows(
     name: only the row of this name.
     Any bit of a row may have flipped: also one of its name, or one that makes text another type.
     """
+    table = _TABLES[kind]
     query = f"SELECT rowid, name, document, sha256 FROM {table} NOT INDEXED"  # noqa: S608
     if name is not None:
         query += " WHERE name = ?"
@@ -206,7 +211,7 @@ def _rows(
     for number, key, document, digest in database.execute(query, () if name is None else (name,)):
         if isinstance(document, str) and _sha256(document) == digest:
             with suppress(ValidationError):
-                row = kind.validate_json(document)
+                row: Row = _adapter(kind).validate_json(document)
                 if row.name == key:
                     found.append(row)
                     continue
@@ -224,7 +229,7 @@ def _past(
     So neither its absence nor its damage is a reason to doubt the records.
     """
     with suppress(sqlite3.DatabaseError):
-        for found in _rows(database, "history", _history, [], name=name):
+        for found in _rows(database, History, [], name=name):
             yield found.name, found.transitions
 
 
@@ -236,7 +241,7 @@ def _note(database: sqlite3.Connection, name: str, now: Transition) -> None:
     if same_failure or (last and replace(last, at=now.at) == now):
         return
     history = History(name, (*known, now)[-HISTORY_LENGTH:])
-    _put(database, "history", name, _history.dump_json(history).decode())
+    _put(database, "history", name, _adapter(History).dump_json(history).decode())
 
 
 def _ready(record: Record, at: str) -> Transition:
@@ -248,11 +253,11 @@ def _delete(database: sqlite3.Connection, tables: Iterable[str], name: str) -> N
         database.execute(f"DELETE FROM {table} WHERE name = ?", (name,))  # noqa: S608
 
 
-def _drop(database: sqlite3.Connection, table: str, kind: TypeAdapter[Row]) -> None:
+def _drop(database: sqlite3.Connection, kind: type[Row]) -> None:
     bad: list[int] = []
-    list(_rows(database, table, kind, [], bad))
+    list(_rows(database, kind, [], bad))
     rows = [(row,) for row in bad]
-    database.executemany(f"DELETE FROM {table} WHERE rowid = ?", rows)  # noqa: S608
+    database.executemany(f"DELETE FROM {_TABLES[kind]} WHERE rowid = ?", rows)  # noqa: S608
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
