@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.children import children
 from support.images import compress, digest_of
 from support.tarball import entry, tar
 
@@ -32,12 +33,6 @@ def pump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if request.param == "process":
         monkeypatch.setattr(layers, "_LARGE", 0)
     return str(request.param)
-
-
-def children() -> set[str]:
-    """The processes that this one has started and not reaped."""
-    task = Path("/proc/self/task")
-    return {pid for one in task.iterdir() for pid in (one / "children").read_text().split()}
 
 
 def stored(path: Path, raw: bytes, **claims: str | int) -> Layer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.children import children
 
 from reconciler import removal
 from reconciler.files import remove_tree
@@ -17,11 +18,6 @@ def make(top: Path) -> Path:
         (top / f"a/b/{number}").write_bytes(b"x")
     (top / "link").symlink_to("/etc")
     return top
-
-
-def children() -> set[str]:
-    task = Path("/proc/self/task")
-    return {pid for one in task.iterdir() for pid in (one / "children").read_text().split()}
 
 
 def test_it_is_gone_at_the_end_and_so_is_the_process(tmp_path: Path) -> None:
