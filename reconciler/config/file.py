@@ -15,6 +15,10 @@ from reconciler.model import printable
 LARGEST_FILE = 4 << 20
 """Bytes; ten thousand images fit into less."""
 
+LOCK_VERSION = 1
+"""The `version` of a lock file that is written, and the newest that is understood."""
+MEND_LOCK = "Take one side of a merge or remove the file, then run `banger-reconcile lock`."
+
 
 def read_bytes(path: Path) -> bytes:
     """The bytes of a configuration file. Raises ConfigError that says what to do."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler.config.file import read_bytes
+from reconciler.config.file import LOCK_VERSION, MEND_LOCK, read_bytes
 from reconciler.config.load import Config, load
 from reconciler.config.problems import toml_value
 from reconciler.errors import ConfigError, StaleLock
@@ -22,10 +22,7 @@ from reconciler.files import host_errors, write_durably
 from reconciler.model import ImageSpec, KernelTriple, Locked, printable
 from reconciler.oci.reference import LOCAL_SCHEMES
 
-VERSION = 1
-"""The `version` of what is written here, and the newest that is understood."""
 _HEAD = "# Written by `banger-reconcile lock`. Commit it with the configuration; do not edit it.\n"
-MEND = "Take one side of a merge or remove the file, then run `banger-reconcile lock`."
 
 
 def lock_path(config: Path) -> Path:
@@ -127,7 +124,7 @@ def kernel_difference(lock: Locked | None, kernel: KernelTriple | None) -> str:
 
 def format_lock(entries: Iterable[Locked], base: Path) -> bytes:
     """The bytes of a lock file."""
-    blocks = [_HEAD + f"version = {VERSION}\n"]
+    blocks = [_HEAD + f"version = {LOCK_VERSION}\n"]
     for entry in sorted(entries, key=lambda one: one.name):
         kernel = entry.kernel
         fields = {
@@ -165,7 +162,7 @@ def write_lock(config: Path, data: bytes) -> None:
 def _demand_a_file(path: Path) -> None:
     """A pipe would be waited for, and a device replaced by a file: neither is meant."""
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ConfigError(f"{printable(str(path))} is no regular file", resolution=MEND)
+        raise ConfigError(f"{printable(str(path))} is no regular file", resolution=MEND_LOCK)
 
 
 def _stale(config: Path, brief: str, found: tuple[str, ...]) -> StaleLock:

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from reconciler.config.file import decode, invalid
+from reconciler.config.file import LOCK_VERSION, MEND_LOCK, decode, invalid
 from reconciler.config.load import is_relative, toml_document
-from reconciler.config.lock import MEND, VERSION
 from reconciler.config.problems import Problem, report, schema_problems
 from reconciler.config.values import Name, PlatformText, Table
 from reconciler.errors import BangerError, ConfigError
@@ -60,21 +59,21 @@ def parse_lock(data: bytes, base: Path, path: Path) -> tuple[Locked, ...]:
         tables = _Document.model_validate(document)
     except ValidationError as error:
         problems = schema_problems(error, _Document)
-        raise invalid(name, report(problems, name, text, document), MEND) from None
+        raise invalid(name, report(problems, name, text, document), MEND_LOCK) from None
     except ConfigError as error:
-        raise invalid(name, error.problems, error.resolution or MEND) from None
+        raise invalid(name, error.problems, error.resolution or MEND_LOCK) from None
     names = [entry.name for entry in tables.image]
     twice = [i for i, entry in enumerate(names) if entry in names[:i]]
     if twice:
         found = [Problem(("image", i, "name"), "stands there twice") for i in twice]
-        raise invalid(name, report(found, name, text, document), MEND)
+        raise invalid(name, report(found, name, text, document), MEND_LOCK)
     return tuple(_locked(entry, base) for entry in tables.image)
 
 
 def _check_version(document: dict[str, Any], name: str) -> None:
     version = document.get("version")
-    if isinstance(version, int) and version > VERSION:
-        found = f"{name}: version {version} is newer than this program, which knows {VERSION}"
+    if isinstance(version, int) and version > LOCK_VERSION:
+        found = f"{name}: version {version} is newer than this program, which knows {LOCK_VERSION}"
         raise invalid(name, (found,), "Install a newer banger-reconcile.")
 
 
