@@ -282,13 +282,16 @@ def _remove(name: str, parent: int) -> None:
     try:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
-        return
+        return  # another was faster
     except (IsADirectoryError, PermissionError):  # POSIX has the second for a directory
         _remove_directory(name, parent)
 
 
 def _remove_directory(name: str, parent: int) -> None:
-    info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    try:
+        info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return
     if not stat.S_ISDIR(info.st_mode):
         os.unlink(name, dir_fd=parent)
         return
@@ -297,13 +300,8 @@ def _remove_directory(name: str, parent: int) -> None:
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     directory = os.open(name, flags, dir_fd=parent)
     try:
-        with os.scandir(directory) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for inner, is_directory in found:
-            if is_directory:
-                _remove_directory(inner, directory)
-            else:
-                os.unlink(inner, dir_fd=directory)
+        for inner in os.listdir(directory):  # noqa: PTH208 - of a descriptor
+            _remove(inner, directory)
     finally:
         os.close(directory)
     os.rmdir(name, dir_fd=parent)
