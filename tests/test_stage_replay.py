@@ -8,6 +8,7 @@ import pytest
 from support.builders import BUILDERS, build, check, desired, listing, room_for
 from support.tarball import entry, tar
 
+from reconciler.oci.entries import Node
 from reconciler.oci.tar import Payload
 from reconciler.stages.replay import replay
 
@@ -17,14 +18,19 @@ class Kept:
 
     def __init__(self) -> None:
         self.contents: dict[int, bytes] = {}
+        self.finished = False
 
-    def add(self, serial: int, size: int, payload: Payload) -> None:
+    def add(self, node: Node, payload: Payload) -> None:
+        assert not self.finished
         whole = b"".join(bytes(memoryview(p)) for p in payload if not isinstance(p, int))
-        assert len(whole) == size
-        self.contents[serial] = whole
+        assert len(whole) == node.size
+        self.contents[node.content] = whole
 
     def flush(self) -> None:
         """All is kept as copies."""
+
+    def finish(self) -> None:
+        self.finished = True
 
 
 def replayed(layers: list[bytes], base: Path) -> tuple[dict[bytes, bytes], list[bytes]]:
@@ -33,6 +39,7 @@ def replayed(layers: list[bytes], base: Path) -> tuple[dict[bytes, bytes], list[
     image = desired(layers, base, "direct", None)
     sink = Kept()
     tree = replay(image, room_for(image, base), lambda: sink)
+    assert sink.finished
     files = {path: sink.contents[node.content] for path, node in tree.walk() if node.content}
     return files, list(sink.contents.values())
 

@@ -10,7 +10,7 @@ layers lose to upper ones takes none in the end.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -21,9 +21,10 @@ from reconciler.direct import selfcheck
 from reconciler.direct.assets import add_assets
 from reconciler.direct.content import Contents
 from reconciler.direct.directory import index_blocks
+from reconciler.direct.files import Files
 from reconciler.direct.image import NewImage, new_image
 from reconciler.direct.metadata import Metadata
-from reconciler.direct.move import free_unused, move, used_serials
+from reconciler.direct.move import give_back, move, used_serials
 from reconciler.direct.space import SpoolSpace
 from reconciler.errors import Code, HostError, ImageError
 from reconciler.ext4.libext2fs import NoRoom
@@ -36,6 +37,9 @@ from reconciler.oci.entries import Tree
 from reconciler.room import Room
 from reconciler.stages import ext4
 from reconciler.stages.replay import replay
+
+_LARGE = 64 << 20
+"""Bytes of all blobs from which on a process that writes inodes is worth its price."""
 
 
 @dataclass(slots=True)
@@ -84,11 +88,11 @@ class DirectBuilder:
     def _stream_in_place(self, image: DesiredImage, room: Room, size: int) -> None:
         inodes = inode_count(Need(0, 0), size)
 
-        def place() -> Contents:
+        def place() -> Files:
             selfcheck.require(image, room)
             made = self._make(image, room, size, inodes)
             self._contents = Contents(made.descriptor, made.space)
-            return self._contents
+            return Files(self._contents, made.inodes)
 
         tree = replay(image, room, place)
         need = _need(tree)
@@ -98,11 +102,11 @@ class DirectBuilder:
             raise NoRoom(f"{inodes} inodes are too few")
 
     def _stream_to_spool(self, image: DesiredImage, room: Room) -> None:
-        def place() -> Contents:
+        def place() -> Files:
             selfcheck.require(image, room)
             self._spool = self._open.enter_context(_spool(room.staging))
             self._contents = Contents(self._spool, SpoolSpace())
-            return self._contents
+            return Files(self._contents, None)
 
         room.tree = replay(image, room, place)
 
@@ -120,7 +124,7 @@ class DirectBuilder:
             if made is None:
                 made = self._take_from_spool(image, room, tree, contents)
             else:
-                free_unused(contents.extents, used_serials(tree), made.space, made.descriptor)
+                self._drop(made, contents, contents.extents.keys() - used_serials(tree))
             self._write(image, room, made, tree)
             self._open.close()  # bitmaps, superblock, sync, check
         self.digest = made.digest
@@ -137,8 +141,17 @@ class DirectBuilder:
         return made
 
     def _make(self, image: DesiredImage, room: Room, size: int, inodes: int) -> NewImage:
-        self._image = self._open.enter_context(new_image(image, room, size, inodes))
+        beside = sum(layer.blob.size for layer in image.pinned.layers) >= _LARGE
+        made = new_image(image, room, size, inodes, beside=beside)
+        self._image = self._open.enter_context(made)
         return self._image
+
+    def _drop(self, made: NewImage, contents: Contents, serials: Iterable[int]) -> None:
+        """Give up content that no file has, and the inodes that were written for it."""
+        serials = sorted(serials)
+        made.inodes.clear(serials)
+        gone = [extent for serial in serials for extent in contents.extents.pop(serial)]
+        give_back(gone, made.space, made.descriptor)
 
     def _write(self, image: DesiredImage, room: Room, made: NewImage, tree: Tree) -> None:
         contents = self._contents
@@ -157,12 +170,13 @@ class DirectBuilder:
             room.assets = guest_assets(image, tree, room.modules)
             lost = add_assets(tree, room.assets, store)
             contents.flush()
-            replaced = {serial: contents.extents.pop(serial) for serial in lost}
-            free_unused(replaced, set(), made.space, made.descriptor)
+            self._drop(made, contents, lost)
             room.not_carried.extend(tree.not_carried)
             room.checkpoint()
             extents = contents.extents
-            Metadata(made.writer, made.space, made.descriptor, made.empty, extents).write(tree.root)
+            Metadata(
+                made.writer, made.space, made.descriptor, made.empty, extents, made.inodes
+            ).write(tree.root)
         except NoRoom as error:
             raise NoRoom(
                 f"the filesystem is too small: {error.brief}",

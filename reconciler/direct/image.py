@@ -12,13 +12,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from reconciler.digests import sparse_digest
+from reconciler.direct.files import FileInodes, Recorder
 from reconciler.direct.metadata import Empty
+from reconciler.direct.scribe import Scribe
 from reconciler.direct.space import ImageSpace
+from reconciler.direct.tables import Tables
 from reconciler.errors import BangerError
 from reconciler.ext4.imagefile import durable
 from reconciler.ext4.libext2fs import Writer
+from reconciler.ext4.reader import Filesystem
 from reconciler.ext4.superblock import set_write_time
 from reconciler.model import DesiredImage
+from reconciler.processes import can_start
 from reconciler.room import Room
 from reconciler.stages import ext4
 from reconciler.tools import FAKE_TIME
@@ -26,7 +31,7 @@ from reconciler.tools import FAKE_TIME
 
 @dataclass(slots=True)
 class NewImage:
-    """A filesystem under construction: its file, its library handle, its free blocks.
+    """A filesystem under construction: its file, its library handle, its free blocks, its files.
 
     digest: of the whole file, once the block of `new_image` has ended.
     """
@@ -35,27 +40,42 @@ class NewImage:
     writer: Writer
     space: ImageSpace
     empty: Empty
+    inodes: FileInodes
     digest: str = ""
 
 
 @contextmanager
-def new_image(image: DesiredImage, room: Room, size: int, inodes: int) -> Iterator[NewImage]:
+def new_image(
+    image: DesiredImage, room: Room, size: int, inodes: int, *, beside: bool
+) -> Iterator[NewImage]:
     """Make `room.rootfs` anew; the end of the block writes its bitmaps, syncs and checks it.
 
-    size: bytes. Raises what mkfs, the disk, the library and e2fsck give; then the file is
-    worthless.
+    size: bytes. beside: a process of its own writes the inodes of files. Raises what mkfs, the
+    disk, the library and e2fsck give; then the file is worthless.
     """
     with durable(room.rootfs, create=size) as descriptor:
         ext4.make(image, room, size, inodes)
         empty = Empty.read(room.rootfs)
-        with Writer(room.rootfs) as writer:
+        with Writer(room.rootfs) as writer, _recorder(room, writer, descriptor, beside) as recorder:
             space = ImageSpace(writer)
-            made = NewImage(descriptor, writer, space, empty)
+            files = FileInodes(recorder, writer, empty.inodes)
+            made = NewImage(descriptor, writer, space, empty, files)
             yield made
             space.close()
+            files.finish(room.checkpoint)
         # the library notes the host's time when it closes
         set_write_time(descriptor, int(FAKE_TIME))
         _finish(made, room)
+
+
+@contextmanager
+def _recorder(room: Room, writer: Writer, descriptor: int, beside: bool) -> Iterator[Recorder]:
+    if beside and can_start():
+        with Scribe(room.rootfs) as scribe:
+            yield scribe
+    else:
+        with Filesystem(room.rootfs) as filesystem:
+            yield Tables(writer, filesystem, descriptor)
 
 
 def _finish(made: NewImage, room: Room) -> None:

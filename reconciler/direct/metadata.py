@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.direct.directory import BLOCK, EMPTY_BLOCK, Entry, blocks_of
+from reconciler.direct.files import FileInodes
 from reconciler.direct.space import ImageSpace, Range
+from reconciler.direct.tables import CREATED
 from reconciler.ext4.inode import (
     EXTENTS_INSIDE,
     FAST_SYMLINK,
@@ -26,17 +28,14 @@ from reconciler.ext4.libext2fs import NoRoom, Writer
 from reconciler.ext4.reader import LOST_AND_FOUND, ROOT_INODE, Extent, Filesystem
 from reconciler.oci.entries import DIRECTORY, FIFO, REGULAR, SYMLINK, Kind, Node
 from reconciler.stages.ownership import TYPES
-from reconciler.tools import FAKE_TIME
 
 _LOST_AND_FOUND_INODE = 11
-_FIRST_INODE = 12
 _LOST_AND_FOUND_BLOCKS = 4
 """e2fsck moves what it finds into blocks that are there already; mke2fs makes as many."""
 
 _ENTRY_TYPES = (1, 0, 7, 3, 4, 2, 5)
 """Of directory entries, by the number of the kind; headers alone have the second kind."""
-_DIRECTORY = _ENTRY_TYPES[DIRECTORY]
-_CREATED = int(FAKE_TIME)
+_FILE, _DIRECTORY = _ENTRY_TYPES[REGULAR], _ENTRY_TYPES[DIRECTORY]
 _UNSIGNED_HASH = 2
 """In s_flags: names are hashed as unsigned bytes, which is another version of each hash."""
 
@@ -70,8 +69,9 @@ class Empty:
 class Metadata:
     """Writes what the tree says. `extents`: where the content of each serial is.
 
-    The tree is walked once: what is in a directory gets inode numbers and its inodes are written,
-    then the blocks of the directory itself.
+    files: which inodes are written already. The tree is walked once: what is in a directory gets
+    inode numbers, and its inodes are written as far as they are not, then the blocks of the
+    directory itself.
     """
 
     writer: Writer
@@ -79,10 +79,13 @@ class Metadata:
     descriptor: int
     empty: Empty
     extents: Mapping[int, tuple[Extent, ...]]
+    files: FileInodes
     _linked: dict[Node, int] = field(default_factory=dict)
-    """The inode numbers of files that have more names than one."""
+    """The inode numbers of files that have more names than one, and none before."""
+    _renamed: list[Node] = field(default_factory=list)
+    """Files of more names than one whose inodes were written when nobody knew of that."""
     _kinds: bytearray = field(default_factory=bytearray)
-    """Of each inode from the first of ours on, whether it is a directory."""
+    """Of each inode after those of `files`, whether it is a directory."""
 
     def write(self, root: Node) -> None:
         """Write every inode. Raises NoRoom, OSError and HostError TOOL_FAILED."""
@@ -97,7 +100,8 @@ class Metadata:
                 if kind == _DIRECTORY:
                     todo.append((directory.children[name], number, inode))
             self._write_directory(directory, inode, parent, entries)
-        self.writer.mark_inodes(_FIRST_INODE, self._kinds)
+        self.files.name(self._renamed, self.extents)
+        self.writer.mark_inodes(self.files.following, self._kinds)
 
     def _write_children(self, directory: Node, inode: int) -> list[Entry]:
         """Number what is in a directory, and write the inodes of all that are no directories."""
@@ -105,9 +109,16 @@ class Metadata:
         inodes: list[tuple[int, bytes]] = []
         incomplete: list[tuple[int, Node]] = []
         linked, kinds, extents = self._linked, self._kinds, self.extents
-        following = _FIRST_INODE + len(kinds)
+        written = self.files.number
+        following = self.files.following + len(kinds)
         for name, node in sorted(directory.children.items()):
             kind = node.kind
+            number = node.content and written(node.content)
+            if number:
+                if node.nlink > 1:
+                    self._renamed.append(node)
+                entries.append((name, number, _FILE))
+                continue
             number = following
             if kind is DIRECTORY:
                 if name == LOST_AND_FOUND and inode == ROOT_INODE:
@@ -146,7 +157,7 @@ class Metadata:
             extents = self.extents[node.content] if node.content else ()
             return pack_mapped_inode(
                 _MODES[kind] | node.mode, node.uid, node.gid, node.nlink, node.size,
-                extents=extents, time_ns=node.mtime_ns, created=_CREATED,
+                extents=extents, time_ns=node.mtime_ns, created=CREATED,
             )  # fmt: skip
         if kind is not SYMLINK:
             return _pack(node, b"" if kind is FIFO else device_block(*node.rdev), 0)
@@ -157,7 +168,7 @@ class Metadata:
         os.pwrite(self.descriptor, target.ljust(BLOCK, b"\0"), block * BLOCK)
         return pack_mapped_inode(
             _MODES[kind] | node.mode, node.uid, node.gid, node.nlink, len(target),
-            extents=[(0, block, 1)], time_ns=node.mtime_ns, created=_CREATED,
+            extents=[(0, block, 1)], time_ns=node.mtime_ns, created=CREATED,
         )  # fmt: skip
 
     def _write_directory(self, node: Node, inode: int, parent: int, entries: list[Entry]) -> None:
@@ -172,7 +183,7 @@ class Metadata:
         extents = self._place(inode, blocks)
         raw = pack_mapped_inode(
             _MODES[DIRECTORY] | node.mode, node.uid, node.gid, links, len(blocks) * BLOCK,
-            extents=extents, time_ns=node.mtime_ns, created=_CREATED, flags=flags,
+            extents=extents, time_ns=node.mtime_ns, created=CREATED, flags=flags,
         )  # fmt: skip
         self.writer.write_inodes([(inode, raw)])
         if node.xattrs or len(extents) > EXTENTS_INSIDE:
@@ -196,7 +207,7 @@ def _pack(node: Node, block: bytes, size: int) -> bytes:
     """An inode without blocks."""
     return pack_inode(
         _MODES[node.kind] | node.mode, node.uid, node.gid, node.nlink, size,
-        time_ns=node.mtime_ns, created=_CREATED, block=block,
+        time_ns=node.mtime_ns, created=CREATED, block=block,
     )  # fmt: skip
 
 

@@ -22,17 +22,9 @@ def used_serials(tree: Tree) -> set[int]:
     return {node.content for node in tree.nodes() if node.content}
 
 
-def free_unused(
-    extents: Mapping[int, tuple[Extent, ...]], used: set[int], space: ImageSpace, descriptor: int
-) -> None:
-    """Give back the blocks of all content that is not used, and let them be holes."""
-    unused = [
-        (start, count)
-        for serial, mapped in extents.items()
-        if serial not in used
-        for _, start, count in mapped
-    ]
-    for start, count in _joined(unused):
+def give_back(mapped: Iterable[Extent], space: ImageSpace, descriptor: int) -> None:
+    """Give back blocks of content that nobody has, and let them be holes."""
+    for start, count in _joined((start, count) for _, start, count in mapped):
         space.give([(start, count)])
         punch_hole(descriptor, start * BLOCK, count * BLOCK)
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler.direct.content import Contents
+from reconciler.direct.files import Files
 from reconciler.direct.image import new_image
 from reconciler.direct.metadata import Metadata
 from reconciler.errors import Code, HostError
@@ -52,12 +53,17 @@ def require(image: DesiredImage, room: Room) -> None:
 
 def _build(image: DesiredImage, room: Room) -> None:
     tree = room.tree or _samples()
-    with new_image(image, room, SMALLEST, _INODES) as made:
+    with new_image(image, room, SMALLEST, _INODES, beside=False) as made:
         contents = Contents(made.descriptor, made.space)
-        contents.add(1, 800 * 4096, _PIECES)
-        contents.flush()
+        files = Files(contents, made.inodes)
+        files.add(tree.root.children[b"pieces"], _PIECES)
+        files.add(tree.root.children[b"plain"], (_BLOCK,))
+        files.flush()
+        files.finish()
         extents = contents.extents
-        Metadata(made.writer, made.space, made.descriptor, made.empty, extents).write(tree.root)
+        Metadata(made.writer, made.space, made.descriptor, made.empty, extents, made.inodes).write(
+            tree.root
+        )
     with Filesystem(room.rootfs) as filesystem:
         places = ownership.match(filesystem, tree)
         found = next(place.inode for place in places if place.path == b"pieces")
@@ -78,6 +84,7 @@ def _samples() -> Tree:
         b"large": large,
         b"link": Node(Kind.SYMLINK, target=b"t" * 100, size=100),
         b"pieces": Node(Kind.REGULAR, uid=70_000, size=800 * 4096, content=1, xattrs=attributes),
+        b"plain": Node(Kind.REGULAR, gid=70_000, size=len(_BLOCK), content=2),
         b"device": Node(Kind.BLOCK, rdev=(300, 70_000)),
     }
     return Tree(root)

@@ -33,8 +33,10 @@ MINIMUM_VERSION = (1, 43)
 _SONAME = "libext2fs.so.2"
 _RESOLUTION = 'Install e2fsprogs >= 1.43 with its library, or set builder = "tools".'
 
-_OPEN_FLAGS = 0x1 | 0x20000
-"""EXT2_FLAG_RW and EXT2_FLAG_64BITS."""
+_READ_FLAGS = 0x20000
+"""EXT2_FLAG_64BITS."""
+_WRITE_FLAGS = _READ_FLAGS | 0x1
+"""EXT2_FLAG_RW as well."""
 _NO_SYNC = 1
 """EXT2_FLAG_FLUSH_NO_SYNC: the file is synced once, by the descriptor that watches it."""
 _INSERT_AFTER = 1
@@ -70,6 +72,7 @@ _QUICK: dict[str, tuple[Any, tuple[Any, ...]]] = {
     ),
     "ext2fs_block_alloc_stats_range": (None, (_Handle, c_uint64, c_uint32, c_int)),
     "ext2fs_inode_alloc_stats2": (None, (_Handle, c_uint32, c_int, c_int)),
+    "ext2fs_inode_csum_set": (c_long, (_Handle, c_uint32, _Handle)),
     "ext2fs_write_inode_full": (c_long, (_Handle, c_uint32, _Handle, c_int)),
     "ext2fs_write_dir_block4": (c_long, (_Handle, c_uint64, _Handle, c_int, c_uint32)),
     "ext2fs_dirhash": (
@@ -172,21 +175,26 @@ class Writer:
     NoRoom when the filesystem is full, OSError from the disk, HostError TOOL_FAILED otherwise.
     """
 
-    def __init__(self, image: Path) -> None:
+    def __init__(self, image: Path, *, only_sums: bool = False) -> None:
+        """only_sums: for `seal_inode` alone; nothing is written, and another may write the image
+        meanwhile."""
         self._library = _library()
+        self._only_sums = only_sums
         self._handle = _Handle()
         name = os.fsencode(plain_path(image))
         opening = self._library["ext2fs_open"]
         manager = self._library.manager
-        self._check(
-            opening(name, _OPEN_FLAGS, 0, 0, manager, byref(self._handle)), "open the image"
-        )
+        flags = _READ_FLAGS if only_sums else _WRITE_FLAGS
+        self._check(opening(name, flags, 0, 0, manager, byref(self._handle)), "open the image")
         self._block = ctypes.create_string_buffer(BLOCK)
         self._hash = self._library["ext2fs_dirhash"]
+        self._seal = self._library["ext2fs_inode_csum_set"]
         self._major, self._minor = c_uint32(), c_uint32()
         self._hashes = byref(self._major), byref(self._minor)
 
     def __enter__(self) -> Self:
+        if self._only_sums:
+            return self
         try:
             self._check(self._library["ext2fs_read_bitmaps"](self._handle), "read the bitmaps")
         except BaseException:
@@ -195,7 +203,7 @@ class Writer:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None:
+        if kind is not None or self._only_sums:
             self._drop()
             return
         handle, self._handle = self._handle, _Handle()
@@ -227,6 +235,15 @@ class Writer:
         """Account inodes as used: those from `first` on, as many as are told what they are."""
         mark = self._library["ext2fs_inode_alloc_stats2"]
         deque(map(mark, repeat(self._handle), count(first), repeat(1), directories), maxlen=0)
+
+    def free_inode(self, number: int) -> None:
+        """Account an inode that is no directory as free."""
+        self._library["ext2fs_inode_alloc_stats2"](self._handle, number, -1, 0)
+
+    def seal_inode(self, number: int, address: int) -> None:
+        """Put the checksum into the 256 bytes of an inode that lie at an address."""
+        if code := self._seal(self._handle, number, address):
+            self._check(code, "sum up an inode")
 
     def write_inodes(self, inodes: Iterable[tuple[int, bytes]]) -> None:
         """Write inodes, each as (number, 256 bytes); the library puts the checksums in."""

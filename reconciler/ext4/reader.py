@@ -209,6 +209,11 @@ class Filesystem:
             chunk = self._chunks[group, part] = self._read_at(start, count * _INODE_SIZE)
         return chunk, within * _INODE_SIZE
 
+    def inode_offset(self, number: int) -> int:
+        """Where in the image an inode is, in bytes."""
+        group, index = divmod(number - 1, self._per_group)
+        return self._tables[group] + index * _INODE_SIZE
+
     def inode(self, number: int) -> Inode:
         """One inode by its number."""
         (

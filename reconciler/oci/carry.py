@@ -8,6 +8,7 @@ could excuse, such as more links than an inode can have, is an error.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
 
 from reconciler.errors import ImageError
 from reconciler.model import printable
@@ -25,6 +26,8 @@ _MAX_MTIME = ((1 << 34) - (1 << 31)) * _SECOND - 1
 
 _SUSPECT = range(10_737_418_240 * _SECOND, 12_884_901_888 * _SECOND)
 """From 2310 to 2378, what e2fsck takes for times before 1970 that an old bug wrote, and changes."""
+USUAL_TIMES = range(_SUSPECT.start)
+"""From 1970 to 2310: these stay as they are."""
 
 _CAPABILITY = b"security.capability"
 _ACL = b"system.posix_acl_access"
@@ -44,59 +47,93 @@ class _Losses:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._first: dict[str, bytes] = {}
+        self._first: dict[str, Node] = {}
 
-    def add(self, what: str, path: bytes) -> None:
+    def add(self, what: str, node: Node) -> None:
         if what not in self._counts and len(self._counts) >= MAX_LINES:
             what = "other things"
         self._counts[what] += 1
-        self._first.setdefault(what, path)
+        self._first.setdefault(what, node)
 
-    def lines(self) -> list[str]:
+    def lines(self, tree: Tree) -> list[str]:
+        paths = _paths(tree, set(self._first.values())) if self._first else {}
         return [
-            f"{what}: {count} {'entry' if count == 1 else 'entries'}, first /{_shown(path)}"
+            f"{what}: {count} {'entry' if count == 1 else 'entries'}, "
+            f"first /{_shown(paths[self._first[what]])}"
             for what, count in self._counts.items()
-            for path in [self._first[what]]
         ]
 
 
-def carry(root: Node, layers: list[str], limits: Limits) -> Tree:
+def _paths(tree: Tree, nodes: set[Node]) -> dict[Node, bytes]:
+    """The first name of each. Paths are made for these alone: to make all of them takes long."""
+    found: dict[Node, bytes] = {}
+    for path, node in tree.walk():
+        if node in nodes:
+            found.setdefault(node, path)
+    return found
+
+
+def carry(root: Node, layers: list[str], limits: Limits, linked: Set[Node]) -> Tree:
     """Count links, clamp times, sort out xattrs; the result holds what the filesystem will hold.
 
-    layers: what to call layer 1, 2, ... in errors; item 0 stands for none. Raises ImageError.
+    layers: what to call layer 1, 2, ... in errors; item 0 stands for none. linked: the files that
+    hardlinks have named; all others have one name. Raises ImageError.
     """
     tree = Tree(root)
     losses = _Losses()
-    files: set[Node] = set()
-    for path, node in tree.walk():
-        if node.kind is DIRECTORY:
-            node.nlink = 2 + sum(n.kind is DIRECTORY for n in node.children.values())
-            if len(node.children) > limits.directory_entries:
-                where = f"{layers[node.layer]}: {printable(path)}: names in one directory"
-                raise exceeded("directory_entries", limits.directory_entries, where)
-        elif node in files:
-            node.nlink += 1
-        else:
-            files.add(node)
-            node.nlink = 1
-        if node.nlink > _MAX_LINKS:
-            raise ImageError(
-                f"{layers[node.layer]}: {printable(path)}: more than {_MAX_LINKS} links to it, "
-                "or subdirectories in it, which ext4 cannot hold"
-            )
-        if not _MIN_MTIME <= node.mtime_ns <= _MAX_MTIME:
-            node.mtime_ns = _MIN_MTIME if node.mtime_ns < 0 else _MAX_MTIME // _SECOND * _SECOND
-            losses.add("mtime outside of 1901..2446, clamped", path)
-        elif node.mtime_ns in _SUSPECT:
-            node.mtime_ns = _SUSPECT.start - 1
-            losses.add("mtime in 2310..2378, which e2fsck would change, clamped", path)
-        if node.xattrs:
-            _sort_out(path, node, losses)
-    tree.not_carried = losses.lines()
+    links: Counter[Node] = Counter()
+    unusual = [root]
+    directories = [root]
+    for directory in directories:
+        directory.nlink = 2
+        for node in directory.children.values():
+            if node.kind is DIRECTORY:
+                directory.nlink += 1
+                directories.append(node)
+            elif node in linked:
+                links[node] += 1
+            if node.xattrs or node.mtime_ns not in USUAL_TIMES:
+                unusual.append(node)
+        _check_directory(directory, tree, layers, limits)
+    for node, count in links.items():
+        node.nlink = count
+        _check_links(node, tree, layers)
+    for node in unusual:  # one of several names is here as often, and has nothing to lose then
+        _clamp(node, losses)
+        _sort_out(node, losses)
+    tree.not_carried = losses.lines(tree)
     return tree
 
 
-def _sort_out(path: bytes, node: Node, losses: _Losses) -> None:
+def _check_directory(node: Node, tree: Tree, layers: list[str], limits: Limits) -> None:
+    _check_links(node, tree, layers)
+    if len(node.children) > limits.directory_entries:
+        where = f"{_blamed(node, tree, layers)}: names in one directory"
+        raise exceeded("directory_entries", limits.directory_entries, where)
+
+
+def _check_links(node: Node, tree: Tree, layers: list[str]) -> None:
+    if node.nlink > _MAX_LINKS:
+        raise ImageError(
+            f"{_blamed(node, tree, layers)}: more than {_MAX_LINKS} links to it, "
+            "or subdirectories in it, which ext4 cannot hold"
+        )
+
+
+def _blamed(node: Node, tree: Tree, layers: list[str]) -> str:
+    return f"{layers[node.layer]}: {printable(_paths(tree, {node})[node])}"
+
+
+def _clamp(node: Node, losses: _Losses) -> None:
+    if not _MIN_MTIME <= node.mtime_ns <= _MAX_MTIME:
+        node.mtime_ns = _MIN_MTIME if node.mtime_ns < 0 else _MAX_MTIME // _SECOND * _SECOND
+        losses.add("mtime outside of 1901..2446, clamped", node)
+    elif node.mtime_ns in _SUSPECT:
+        node.mtime_ns = _SUSPECT.start - 1
+        losses.add("mtime in 2310..2378, which e2fsck would change, clamped", node)
+
+
+def _sort_out(node: Node, losses: _Losses) -> None:
     """Keep the attributes that can be kept, capabilities and ACLs first, in one fixed order."""
     kept: list[tuple[bytes, bytes]] = []
     room = _XATTR_ROOM
@@ -106,7 +143,7 @@ def _sort_out(path: bytes, node: Node, losses: _Losses) -> None:
         if obstacle is None and need > room:
             obstacle = "(no room in the inode's block)"
         if obstacle is not None:
-            losses.add(f"xattr {_shown(name)} {obstacle}".rstrip(), path)
+            losses.add(f"xattr {_shown(name)} {obstacle}".rstrip(), node)
         else:
             room -= need
             kept.append((name, value))

@@ -111,13 +111,13 @@ class Tree:
                 names = sorted(node.children, reverse=True)
                 todo.extend([(prefix + name, node.children[name]) for name in names])
 
-    def nodes(self) -> Iterator[Node]:
+    def nodes(self) -> list[Node]:
         """Every inode by each of its names, without the names and in no order: `walk`, but fast."""
-        todo = [self.root]
-        for node in todo:
-            yield node
+        nodes = [self.root]
+        for node in nodes:
             if node.children:
-                todo.extend(node.children.values())
+                nodes.extend(node.children.values())
+        return nodes
 
     def lookup(self, path: bytes) -> Node | None:
         """The node of exactly this name, no link followed; None when there is none."""

@@ -10,6 +10,7 @@ and not nodes, because a name of this layer may be a hardlink to a file of a low
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reconciler.errors import ImageError
@@ -82,6 +83,7 @@ class Merge:
         self._names = ["the image"]
         self.budget = Budget(limits)
         self._link_steps = 0
+        self._linked_to: set[Node] = set()
         self.end_layer()
 
     def begin_layer(self, name: str = "") -> None:
@@ -116,9 +118,24 @@ class Merge:
         except ImageError as exc:
             raise blamed(exc, f"{self._names[-1]}: {printable(item.path)}") from exc
 
+    def place_all(self, items: Iterable[Item]) -> None:
+        """`place` for each of many, as nearly all of them go: into a directory that is known."""
+        places, layer = self._places, len(self._names) - 1
+        for item in items:
+            directory, name, node, _ = item
+            place = places.get(directory)
+            if place is not None and place.is_roomy and node is not None:
+                children = place.node.children
+                if name not in children:
+                    place.mine.add(name)
+                    node.layer = node.layer or layer
+                    children[name] = node
+                    continue
+            self.place(item)
+
     def finish(self) -> Tree:
         """The merged tree, with what ext4 or Linux cannot keep taken out and listed."""
-        return carry(self._root, self._names, self._limits)
+        return carry(self._root, self._names, self._limits, self._linked_to)
 
     def _replay(self, item: Item) -> bool:
         directory, name, node, target = item
@@ -170,6 +187,7 @@ class Merge:
             raise ImageError(f"{shown}, which does not exist")
         if node.kind is DIRECTORY:
             raise ImageError(f"{shown}, which is a directory")
+        self._linked_to.add(node)
         return node
 
     def _place(self, directory: bytes) -> _Place | None:

@@ -16,7 +16,7 @@ from reconciler.errors import Code, HostError
 from reconciler.files import host_error, remove_tree
 from reconciler.hot import hot_loop
 from reconciler.model import DesiredImage
-from reconciler.oci.entries import Tree
+from reconciler.oci.entries import Node, Tree
 from reconciler.oci.tar import Payload
 from reconciler.room import Room
 from reconciler.stages import flatten_metadata
@@ -88,19 +88,22 @@ class _Spool:
         self._directory = directory
         self._scratch = scratch
 
-    def add(self, serial: int, size: int, payload: Payload) -> None:
-        """Write one content; holes stay holes."""
+    def add(self, node: Node, payload: Payload) -> None:
+        """Write the content of a file; holes stay holes."""
         try:
-            descriptor = create_file(str(serial), self._directory)
+            descriptor = create_file(str(node.content), self._directory)
             try:
-                _fill(descriptor, size, payload)
+                _fill(descriptor, node.size, payload)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise _host_error(error, self._scratch, f"a file of {size} bytes") from error
+            raise _host_error(error, self._scratch, f"a file of {node.size} bytes") from error
 
     def flush(self) -> None:
         """All is written at once."""
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
 
 
 def _fill(descriptor: int, size: int, payload: Payload) -> None:

@@ -18,7 +18,7 @@ from typing import Protocol
 from reconciler.hot import hot_loop
 from reconciler.model import DesiredImage
 from reconciler.oci.cover import Cover
-from reconciler.oci.entries import Header, Tree
+from reconciler.oci.entries import Header, Node, Tree
 from reconciler.oci.item import Item, prepare
 from reconciler.oci.layers import OpenLayer, layer_name
 from reconciler.oci.limits import Budget
@@ -32,11 +32,14 @@ _PROGRESS_SECONDS = 0.1
 class Sink(Protocol):
     """Where content goes."""
 
-    def add(self, serial: int, size: int, payload: Payload) -> None:
-        """Store the content with this serial, of so many bytes when expanded."""
+    def add(self, node: Node, payload: Payload) -> None:
+        """Store the content of a file: `node` has its serial, and its size when expanded."""
 
     def flush(self) -> None:
         """Bytes that `add` was given vanish after this."""
+
+    def finish(self) -> None:
+        """Nothing more comes."""
 
 
 def replay(image: DesiredImage, room: Room, open_sink: Callable[[], Sink]) -> Tree:
@@ -76,64 +79,66 @@ class _Replay:
         if self._layers:
             merge.begin_layer(self._name(1))
 
-            def is_placed(header: Header) -> bool:
+            def place(header: Header) -> Node | None:
                 item = prepare(header, merge.budget)
-                return merge.place(item) and self._is_shown(header, item)
+                return self._shown(item) if merge.place(item) else None
 
-            self._read(1, is_placed)
+            self._read(1, place)
             merge.end_layer()
-        else:
-            self._open_sink()
+        sink = self._sink or self._open_sink()
         with hot_loop():
             while held:
                 self._room.checkpoint()
                 merge.begin_layer(self._name(len(self._layers) - len(held) + 1))
-                for item in held.pop():
-                    merge.place(item)
+                merge.place_all(held.pop())
                 merge.end_layer()
             tree = merge.finish()
         self._read_again(tree)
+        sink.finish()
         return tree
 
     def _hold_newer(self, budget: Budget) -> list[list[Item]]:
         """The entries of all layers but the oldest: nothing can be merged before that is read."""
         held: list[list[Item]] = []
 
-        def is_wanted(header: Header) -> bool:
+        def hold(header: Header) -> Node | None:
             item = prepare(header, budget)
             held[-1].append(item)
             self._cover.add(item)
-            return self._is_shown(header, item)
+            return self._shown(item)
 
         for number in range(len(self._layers), 1, -1):
             held.append([])
-            self._read(number, is_wanted)
+            self._read(number, hold)
             self._cover.end_layer()
         return held
 
-    def _is_shown(self, header: Header, item: Item) -> bool:
-        """Whether an entry has content that no newer layer seems to hide."""
-        if not header.content:
-            return False
+    def _shown(self, item: Item) -> Node | None:
+        """The file that an entry is, when it has content and no newer layer seems to hide it."""
+        node = item.node
+        if node is None or not node.content:
+            return None
         if self._cover.hides(item):
-            self._passed_over.add(header.content)
-            return False
-        return True
+            self._passed_over.add(node.content)
+            return None
+        return node
 
     def _read_again(self, tree: Tree) -> None:
         """Store what is in the tree after all of what was passed over."""
         if not self._passed_over:
             return
-        missing = self._passed_over & {node.content for node in tree.nodes()}
+        over = self._passed_over
+        missing = {node.content: node for node in tree.nodes() if node.content in over}
         for number in range(1, len(self._layers) + 1):
-            here = {serial for serial in missing if serial >= self._first[number]}
-            missing -= here
+            first = self._first[number]
+            here = {serial: node for serial, node in missing.items() if serial >= first}
+            missing = {serial: node for serial, node in missing.items() if serial < first}
             if here:
                 self._progress.extend(self._layers[number - 1].blob.size)
-                self._read(number, _is_one_of(here))
+                self._read(number, _of_serial(here))
 
-    def _read(self, number: int, is_wanted: Callable[[Header], bool]) -> None:
-        """Read a layer, which verifies it; the sink gets the content of the entries wanted."""
+    def _read(self, number: int, wanted: Callable[[Header], Node | None]) -> None:
+        """Read a layer, which verifies it; the sink gets the content of the files wanted."""
         serials = count(self._first.setdefault(number, self._next))
         begun = self._ahead.pop(number) if number in self._ahead else self._open(number)
         with closing(begun) as opened:
@@ -141,8 +146,9 @@ class _Replay:
             with hot_loop(), opened.read(serials, turn=self._turn) as entries:
                 sink = self._sink = self._sink or self._open_sink()
                 for header, payload in entries:
-                    if is_wanted(header):
-                        sink.add(header.content, header.size, payload)
+                    node = wanted(header)
+                    if node is not None:
+                        sink.add(node, payload)
         self._next = max(self._next, next(serials))
         self._progress.finish_layer(self._layers[number - 1].blob.size)
 
@@ -167,8 +173,8 @@ class _Replay:
         return layer_name(number, len(self._layers), self._layers[number - 1])
 
 
-def _is_one_of(serials: set[int]) -> Callable[[Header], bool]:
-    return lambda header: header.content in serials
+def _of_serial(nodes: dict[int, Node]) -> Callable[[Header], Node | None]:
+    return lambda header: nodes.get(header.content)
 
 
 class _Progress:
