@@ -13,9 +13,9 @@ from reconciler.agenda import Ending
 from reconciler.allocator import give_back
 from reconciler.config.load import Config
 from reconciler.errors import REPORT, BangerError, Code, HostError
-from reconciler.model import printable
 from reconciler.reconcile import Host, Pass, reconcile
 from reconciler.room import Interrupted
+from reconciler.text import printable
 
 
 def beside(name: str, work: Callable[[], None]) -> None:

@@ -17,7 +17,6 @@ import click
 from reconciler import __version__
 from reconciler.errors import REPORT, BangerError, Code, HostError
 from reconciler.hot import look_less_for_garbage, pass_over_garbage
-from reconciler.model import printable
 from reconciler.options import (
     HELP,
     Options,
@@ -34,6 +33,7 @@ from reconciler.options import (
     passing,
 )
 from reconciler.streams import leave_stderr, leave_stdout, mend_streams
+from reconciler.text import printable
 from reconciler.usage import Verbs, help_of, words_of
 from reconciler.values import Duration, Name, NamedPath, Words
 from reconciler.verbs.session import (

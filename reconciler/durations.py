@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from reconciler.errors import ConfigError
-from reconciler.model import printable
+from reconciler.text import printable
 
 LONGEST = 10 * 365 * 86400.0
 """Seconds; beyond ten years a number is a slip of the pen."""

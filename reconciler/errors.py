@@ -50,7 +50,7 @@ REPORT = "This is a bug of banger-reconcile; please report it with the log."
 class BangerError(Exception):
     """A failure with a culprit. Raise one of the subclasses.
 
-    brief: one line, already safe to print (hostile bytes escaped by `model.printable`).
+    brief: one line, already safe to print (hostile bytes escaped by `text.printable`).
     resolution: what the reader can do, as an imperative sentence; may be empty.
     retryable: True when the same request may succeed later without a change of configuration.
     retry_after: seconds that the other side asked for, when it did.

@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from reconciler.model import printable
+from reconciler.text import printable
 
 LEVELS = ("debug", "info", "warning", "error")
 _ERRORS = (

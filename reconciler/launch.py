@@ -15,9 +15,9 @@ from reconciler.errors import Code, ImageError
 from reconciler.kernel.image import KernelImage, inspect_kernel
 from reconciler.kernel.parts import INITRD, KERNEL
 from reconciler.manifest import ROOTFS
-from reconciler.model import printable
 from reconciler.records import Records
 from reconciler.store import Store
+from reconciler.text import printable
 
 MEMORY_MIB = 1024
 _CID = 3

@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 
 from reconciler.errors import Code, HostError
-from reconciler.model import printable
 from reconciler.processes import SYSTEM_DIRECTORIES, Checkpoint, Completed, never, run
+from reconciler.text import printable
 
 HELPER_SECONDS = 30.0
 """Longest time for an answer: a helper may ask a keyring service, but nobody at a terminal."""

@@ -374,16 +374,3 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 def canonical(value: Any) -> str:
     """JSON with one spelling: sorted keys, no blanks, ASCII only."""
     return _CANONICAL.encode(value)
-
-
-def printable(raw: bytes | str, limit: int = 200) -> str:
-    """Bytes from an image or a registry as one safe line: escaped, and cut at `limit` characters.
-
-    >>> printable(b"a\\nb\\x1b[31m")
-    'a\\\\nb\\\\x1b[31m'
-    """
-    text = raw.decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else raw
-    if text.isprintable() and len(text) <= limit:
-        return text
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return safe if len(safe) <= limit else safe[: limit - 3] + "..."

@@ -12,7 +12,7 @@ import time
 from collections.abc import MutableMapping
 from contextlib import suppress
 
-from reconciler.model import printable
+from reconciler.text import printable
 
 _PATIENCE = 2.0
 """Seconds that a manager with a full queue may hold up the loop; what it misses is said again."""

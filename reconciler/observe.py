@@ -30,7 +30,6 @@ from reconciler.model import (
     Platform,
     Record,
     Stage,
-    printable,
 )
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.source import Sources
@@ -39,6 +38,7 @@ from reconciler.plan import Artifact, Held, Observed, Unresolved, Wanted
 from reconciler.records import Contents
 from reconciler.stages import resolve
 from reconciler.store import Store, is_open
+from reconciler.text import printable
 
 _AWAY = (Code.KERNEL_NOT_FOUND, Code.TOOL_MISSING, Code.TOOL_FAILED)
 """What it means that a kernel cannot be had here; one that is wrong is another matter."""

@@ -24,7 +24,7 @@ from typing import IO
 
 from reconciler.errors import Code, HostError
 from reconciler.files import host_errors
-from reconciler.model import printable
+from reconciler.text import printable
 
 SYSTEM_DIRECTORIES = (
     "/usr/local/sbin",

@@ -21,7 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from reconciler.errors import Code, HostError
 from reconciler.ext4.imagefile import disk_is_full
-from reconciler.model import READY, Failure, History, Record, Transition, camel_case, printable
+from reconciler.model import READY, Failure, History, Record, Transition, camel_case
+from reconciler.text import printable
 
 SCHEMA_VERSION = 1
 _BUSY_SECONDS = 10.0

@@ -21,7 +21,7 @@ from typing import Any
 
 from reconciler.errors import BangerError, Code, HostError
 from reconciler.files import host_errors
-from reconciler.model import printable
+from reconciler.text import printable
 
 _TIMEOUT = 10.0
 _HTML = "text/html; charset=utf-8"

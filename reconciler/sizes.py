@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from reconciler.errors import ConfigError
-from reconciler.model import printable
+from reconciler.text import printable
 
 LARGEST = 2**63 - 1
 """The largest file offset that Linux knows, hence the largest size."""

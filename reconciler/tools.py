@@ -15,6 +15,7 @@ from pathlib import Path
 from reconciler.errors import Code, HostError
 from reconciler.ext4.debugfs import Script, complaints
 from reconciler.ext4.imagefile import failure, plain_path
+from reconciler.ext4.inode import MADE_AT
 from reconciler.processes import (
     SYSTEM_DIRECTORIES,
     Checkpoint,
@@ -29,12 +30,8 @@ MINIMUM_VERSION = (1, 43)
 
 _NO_COPY_XATTRS = (1, 47)
 
-FAKE_TIME = "1"
-"""What the tools take for the present: the smallest second that e2fsprogs does not read as unset.
-
-It ends in the superblock and in the creation times. Small, so that no host with a clock that has
-fallen behind finds a filesystem from the future.
-"""
+_FAKE_TIME = str(MADE_AT)
+"""What the tools take for the present."""
 
 
 class Tools:
@@ -141,9 +138,9 @@ class Tools:
 
 _PROGRAMS = {"mkfs": ("mkfs.ext4", "mke2fs"), "debugfs": ("debugfs",), "e2fsck": ("e2fsck",)}
 _PINNED = {
-    "E2FSPROGS_FAKE_TIME": FAKE_TIME,
-    "SOURCE_DATE_EPOCH": FAKE_TIME,
-    "E2FSCK_TIME": FAKE_TIME,
+    "E2FSPROGS_FAKE_TIME": _FAKE_TIME,
+    "SOURCE_DATE_EPOCH": _FAKE_TIME,
+    "E2FSCK_TIME": _FAKE_TIME,
     "MKE2FS_SKIP_PROGRESS": "1",
     "E2FSPROGS_UNDO_DIR": "none",
 }

@@ -11,8 +11,9 @@ import click
 
 from reconciler.durations import parse_duration
 from reconciler.errors import ConfigError
-from reconciler.model import Stage, printable
+from reconciler.model import Stage
 from reconciler.oci.reference import is_name
+from reconciler.text import printable
 
 
 class Duration(click.ParamType[float]):

@@ -25,7 +25,8 @@ from reconciler.config.file import read_bytes
 from reconciler.config.load import Config, parse
 from reconciler.config.lock import lock_path, read_lock, under_lock
 from reconciler.errors import ConfigError
-from reconciler.model import Emit, printable
+from reconciler.model import Emit
+from reconciler.text import printable
 
 POLL_SECONDS = 5.0
 """Between two looks where no events come."""

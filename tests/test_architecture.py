@@ -52,6 +52,7 @@ sizes durations streams allocator
 wishes
 model
 errors
+text
 __init__
 """
 

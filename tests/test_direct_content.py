@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reconciler.direct.content import Contents
 from reconciler.direct.space import SpoolSpace
-from reconciler.ext4.reader import Extent
+from reconciler.ext4.inode import Extent
 from reconciler.oci.sparse import Piece
 
 BLOCK = 4096

@@ -1,8 +1,8 @@
 import pytest
 
 from reconciler.errors import Code, ImageError
-from reconciler.model import printable
 from reconciler.oci.reference import check_digest, default_name, is_host, parse_reference
+from reconciler.text import printable
 
 SHA256 = "sha256:" + "a" * 64
 SHA512 = "sha512:" + "b" * 128

@@ -18,10 +18,8 @@ class Kept:
 
     def __init__(self) -> None:
         self.contents: dict[int, bytes] = {}
-        self.finished = False
 
     def add(self, node: Node, payload: Payload) -> None:
-        assert not self.finished
         whole = b"".join(bytes(memoryview(p)) for p in payload if not isinstance(p, int))
         assert len(whole) == node.size
         self.contents[node.content] = whole
@@ -29,8 +27,8 @@ class Kept:
     def flush(self) -> None:
         """All is kept as copies."""
 
-    def finish(self) -> None:
-        self.finished = True
+    def settle(self) -> None:
+        """Nothing waits."""
 
 
 def replayed(layers: list[bytes], base: Path) -> tuple[dict[bytes, bytes], list[bytes]]:
@@ -39,7 +37,6 @@ def replayed(layers: list[bytes], base: Path) -> tuple[dict[bytes, bytes], list[
     image = desired(layers, base, "direct", None)
     sink = Kept()
     tree = replay(image, room_for(image, base), lambda: sink)
-    assert sink.finished
     files = {path: sink.contents[node.content] for path, node in tree.walk() if node.content}
     return files, list(sink.contents.values())
 

@@ -10,7 +10,7 @@ import getpass
 from pathlib import Path
 
 from reconciler.errors import ConfigError
-from reconciler.model import printable
+from reconciler.text import printable
 
 LARGEST_FILE = 4 << 20
 """Bytes; ten thousand images fit into less."""

@@ -19,7 +19,7 @@ from reconciler.config.values import (
     Table,
     check_sha256,
 )
-from reconciler.model import printable
+from reconciler.text import printable
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9]+)?(?:=[A-Za-z0-9.+:~-]+)?")
 """As apt-get takes it: a name, an architecture, a version (deb-control(5))."""

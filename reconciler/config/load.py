@@ -21,9 +21,10 @@ from reconciler.config.file import decode, invalid, read_bytes
 from reconciler.config.kernels import Kernel, Source
 from reconciler.config.problems import Problem, report, schema_problems, toml_value
 from reconciler.errors import BangerError, ConfigError
-from reconciler.model import FileSource, ImageSpec, KernelEntry, RegistryConfig, printable
+from reconciler.model import FileSource, ImageSpec, KernelEntry, RegistryConfig
 from reconciler.oci.limits import DEFAULTS, Limits
 from reconciler.oci.reference import LOCAL_SCHEMES, default_name, parse_reference
+from reconciler.text import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from reconciler.config.load import Config, load
 from reconciler.config.problems import toml_value
 from reconciler.errors import ConfigError, StaleLock
 from reconciler.files import host_errors, write_durably
-from reconciler.model import ImageSpec, KernelTriple, Locked, printable
+from reconciler.model import ImageSpec, KernelTriple, Locked
 from reconciler.oci.reference import LOCAL_SCHEMES
+from reconciler.text import printable
 
 _HEAD = "# Written by `banger-reconcile lock`. Commit it with the configuration; do not edit it.\n"
 

@@ -15,8 +15,9 @@ from reconciler.config.load import is_relative, toml_document
 from reconciler.config.problems import Problem, report, schema_problems
 from reconciler.config.values import Name, PlatformText, Table
 from reconciler.errors import BangerError, ConfigError
-from reconciler.model import KernelTriple, Locked, printable
+from reconciler.model import KernelTriple, Locked
 from reconciler.oci.reference import check_digest
+from reconciler.text import printable
 
 
 def _digest(value: str) -> str:

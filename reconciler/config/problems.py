@@ -16,7 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from reconciler.model import printable
+from reconciler.text import printable
 
 Key = tuple[str | int, ...]
 """A position in the document: `("image", 2, "kernel-ref")`."""

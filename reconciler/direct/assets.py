@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
 from reconciler.errors import ImageError
+from reconciler.ext4.inode import MADE_AT
 from reconciler.guest.assets import Asset
 from reconciler.guest.places import in_the_way
 from reconciler.oci.entries import Kind, Node, Tree, follow
-from reconciler.tools import FAKE_TIME
 
-_NEW_NS = int(FAKE_TIME) * 1_000_000_000
+_NEW_NS = MADE_AT * 1_000_000_000
 
 Store = Callable[[Asset], int]
 """Takes the content of an asset, and tells its serial."""

@@ -13,8 +13,7 @@ import threading
 from collections.abc import Iterable
 
 from reconciler.direct.space import Range, Space
-from reconciler.ext4.inode import LONGEST_EXTENT
-from reconciler.ext4.reader import Extent
+from reconciler.ext4.inode import LONGEST_EXTENT, Extent
 from reconciler.files import start_writeback
 from reconciler.oci.sparse import Piece
 
@@ -62,10 +61,13 @@ class Contents:
         padding = -size % BLOCK
         if len(ranges) == 1:
             start = ranges[0][0]
-            self.put(start * BLOCK, data)
+            offset = start * BLOCK
+            if offset != self._end or self._is_full():
+                self._move_to(offset)
+            self._buffers.append(data)
             if padding:
                 self._buffers.append(_PADDING[padding])
-                self._end += padding
+            self._end = offset + count * BLOCK
             return ((0, start, count),)
         extents: list[Extent] = []
         done = 0
@@ -84,15 +86,17 @@ class Contents:
 
     def put(self, offset: int, data: bytes | memoryview) -> None:
         """Write bytes at an offset, soon: `flush` says when."""
-        if (
-            offset != self._end
-            or len(self._buffers) >= _GATHERED
-            or offset - self._start >= _GATHERED_BYTES
-        ):
-            self.flush()
-            self._start = self._end = offset
+        if offset != self._end or self._is_full():
+            self._move_to(offset)
         self._buffers.append(data)
         self._end += len(data)
+
+    def _is_full(self) -> bool:
+        return len(self._buffers) >= _GATHERED or self._end - self._start >= _GATHERED_BYTES
+
+    def _move_to(self, offset: int) -> None:
+        self.flush()
+        self._start = self._end = offset
 
     def flush(self) -> None:
         """Write what has been gathered."""

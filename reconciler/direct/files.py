@@ -1,8 +1,8 @@
 """The files of an image as they come: content into blocks, and inodes right behind it.
 
 `direct.builder` has `stages.replay` fill this. An inode says where content lies and what its header
-said, so nearly all of them can be written while layers are still being unpacked, when processors
-have time now and then. `direct.metadata` writes what is left when the whole tree is known.
+said, so nearly all of them can be written before the tree is known, by somebody else and beside all
+that has to wait for it. `direct.metadata` writes what is left.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Protocol
 
 from reconciler.direct.content import Contents
 from reconciler.direct.tables import PER_BLOCK, Record
-from reconciler.ext4.inode import EXTENTS_INSIDE
+from reconciler.ext4.inode import EXTENTS_INSIDE, Extent
 from reconciler.ext4.libext2fs import NoRoom, Writer
-from reconciler.ext4.reader import Extent
 from reconciler.oci.carry import USUAL_TIMES
 from reconciler.oci.entries import Node
 from reconciler.oci.tar import Payload
@@ -32,6 +31,9 @@ class Recorder(Protocol):
 
     def write(self, records: Iterable[Record]) -> None:
         """Write inodes, those written before among them."""
+
+    def begin(self) -> None:
+        """The layers are read: from now on there is time for it."""
 
     def finish(self, checkpoint: Checkpoint) -> None:
         """Return when all are written."""
@@ -105,6 +107,10 @@ class FileInodes:
             self._writer.free_inode(number)
         self._recorder.write([(number, 0, 0, 0, 0, 0, 0, ()) for number in gone])
 
+    def begin(self) -> None:
+        """The layers are read."""
+        self._recorder.begin()
+
     def finish(self, checkpoint: Checkpoint) -> None:
         """Return when all are written. Raises what the one who writes them does."""
         self._recorder.finish(checkpoint)
@@ -127,10 +133,15 @@ class Files:
         """Write what has been gathered. Raises NoRoom, and what the disk and the library do."""
         self._contents.flush()
         if len(self._new) >= _TOGETHER:
-            self.finish()
+            self._write()
 
-    def finish(self) -> None:
+    def settle(self) -> None:
         """Write the inodes that are waiting, too: numbers do not depend on when `flush` came."""
+        self._write()
+        if self._inodes:
+            self._inodes.begin()
+
+    def _write(self) -> None:
         new, self._new = self._new, []
         if self._inodes:
             self._inodes.add(new, self._contents.extents)

@@ -19,6 +19,7 @@ from reconciler.direct.space import ImageSpace
 from reconciler.direct.tables import Tables
 from reconciler.errors import BangerError
 from reconciler.ext4.imagefile import durable
+from reconciler.ext4.inode import MADE_AT
 from reconciler.ext4.libext2fs import Writer
 from reconciler.ext4.reader import Filesystem
 from reconciler.ext4.superblock import set_write_time
@@ -26,7 +27,6 @@ from reconciler.model import DesiredImage
 from reconciler.processes import can_start
 from reconciler.room import Room
 from reconciler.stages import ext4
-from reconciler.tools import FAKE_TIME
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ def new_image(
             space.close()
             files.finish(room.checkpoint)
         # the library notes the host's time when it closes
-        set_write_time(descriptor, int(FAKE_TIME))
+        set_write_time(descriptor, MADE_AT)
         _finish(made, room)
 
 

@@ -15,17 +15,18 @@ from pathlib import Path
 from reconciler.direct.directory import BLOCK, EMPTY_BLOCK, Entry, blocks_of
 from reconciler.direct.files import FileInodes
 from reconciler.direct.space import ImageSpace, Range
-from reconciler.direct.tables import CREATED
 from reconciler.ext4.inode import (
     EXTENTS_INSIDE,
     FAST_SYMLINK,
     INDEX_FLAG,
+    MADE_AT,
+    Extent,
     device_block,
     pack_inode,
     pack_mapped_inode,
 )
 from reconciler.ext4.libext2fs import NoRoom, Writer
-from reconciler.ext4.reader import LOST_AND_FOUND, ROOT_INODE, Extent, Filesystem
+from reconciler.ext4.reader import LOST_AND_FOUND, ROOT_INODE, Filesystem
 from reconciler.oci.entries import DIRECTORY, FIFO, REGULAR, SYMLINK, Kind, Node
 from reconciler.stages.ownership import TYPES
 
@@ -157,7 +158,7 @@ class Metadata:
             extents = self.extents[node.content] if node.content else ()
             return pack_mapped_inode(
                 _MODES[kind] | node.mode, node.uid, node.gid, node.nlink, node.size,
-                extents=extents, time_ns=node.mtime_ns, created=CREATED,
+                extents=extents, time_ns=node.mtime_ns, created=MADE_AT,
             )  # fmt: skip
         if kind is not SYMLINK:
             return _pack(node, b"" if kind is FIFO else device_block(*node.rdev), 0)
@@ -168,7 +169,7 @@ class Metadata:
         os.pwrite(self.descriptor, target.ljust(BLOCK, b"\0"), block * BLOCK)
         return pack_mapped_inode(
             _MODES[kind] | node.mode, node.uid, node.gid, node.nlink, len(target),
-            extents=[(0, block, 1)], time_ns=node.mtime_ns, created=CREATED,
+            extents=[(0, block, 1)], time_ns=node.mtime_ns, created=MADE_AT,
         )  # fmt: skip
 
     def _write_directory(self, node: Node, inode: int, parent: int, entries: list[Entry]) -> None:
@@ -183,7 +184,7 @@ class Metadata:
         extents = self._place(inode, blocks)
         raw = pack_mapped_inode(
             _MODES[DIRECTORY] | node.mode, node.uid, node.gid, links, len(blocks) * BLOCK,
-            extents=extents, time_ns=node.mtime_ns, created=CREATED, flags=flags,
+            extents=extents, time_ns=node.mtime_ns, created=MADE_AT, flags=flags,
         )  # fmt: skip
         self.writer.write_inodes([(inode, raw)])
         if node.xattrs or len(extents) > EXTENTS_INSIDE:
@@ -207,7 +208,7 @@ def _pack(node: Node, block: bytes, size: int) -> bytes:
     """An inode without blocks."""
     return pack_inode(
         _MODES[node.kind] | node.mode, node.uid, node.gid, node.nlink, size,
-        time_ns=node.mtime_ns, created=CREATED, block=block,
+        time_ns=node.mtime_ns, created=MADE_AT, block=block,
     )  # fmt: skip
 
 

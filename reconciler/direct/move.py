@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from reconciler.direct.content import append_extent
 from reconciler.direct.space import ImageSpace, Range
-from reconciler.ext4.reader import Extent
+from reconciler.ext4.inode import Extent
 from reconciler.files import copy_range, punch_hole
 from reconciler.oci.entries import Tree
 

@@ -59,7 +59,7 @@ def _build(image: DesiredImage, room: Room) -> None:
         files.add(tree.root.children[b"pieces"], _PIECES)
         files.add(tree.root.children[b"plain"], (_BLOCK,))
         files.flush()
-        files.finish()
+        files.settle()
         extents = contents.extents
         Metadata(made.writer, made.space, made.descriptor, made.empty, extents, made.inodes).write(
             tree.root

@@ -1,12 +1,11 @@
 """The inodes of files into the inode tables, many at once: what is known of a file is a record.
 
 `direct.files` makes the records. For large images a process of its own writes them (`main`, started
-by `direct.scribe`), in the time that the processors have left beside the unpacking of layers.
+by `direct.scribe`), beside whoever writes directories.
 """
 
 from __future__ import annotations
 
-import ctypes
 import marshal
 import os
 import struct
@@ -16,32 +15,27 @@ from stat import S_IFREG
 from typing import BinaryIO
 
 from reconciler.errors import BangerError
-from reconciler.ext4.inode import pack_mapped_inode
-from reconciler.ext4.libext2fs import Writer
-from reconciler.ext4.reader import Extent, Filesystem
+from reconciler.ext4.inode import MADE_AT, Extent, pack_mapped_inode
+from reconciler.ext4.libext2fs import INODE, Writer
+from reconciler.ext4.reader import Filesystem
 from reconciler.files import host_errors
+from reconciler.hot import hot_loop
 from reconciler.processes import Checkpoint
-from reconciler.tools import FAKE_TIME
 
-INODE = 256
-"""Bytes of an inode."""
 PER_BLOCK = 16
 """Inodes in a block of a table: who writes a block whole must be the only one to write it."""
-CREATED = int(FAKE_TIME)
-"""Of every inode, in seconds since the epoch."""
 _RUN = 256
 """Inodes of one write, at most."""
+_UNUSED = bytes(INODE)
 
 Record = tuple[int, int, int, int, int, int, int, tuple[Extent, ...]]
 """(inode number, links, mode without type, uid, gid, size, mtime in ns, extents); without links the
 inode is unused."""
 
 HEAD = struct.Struct("<I")
-"""Before each batch of records on its way to the process: its length in bytes."""
+"""What the process is told for each batch of records: its length in bytes, as `marshal` has it."""
 DONE = b"done"
 """What the process says when all is written; else the code of an error, NUL, and what it says."""
-_NICE = 10
-"""The process takes what nobody else wants, for who waits for it comes later."""
 
 
 class Tables:
@@ -52,46 +46,48 @@ class Tables:
         self._writer = writer
         self._image = image
         self._descriptor = descriptor
-        self._buffer = ctypes.create_string_buffer(_RUN * INODE)
-        self._view = memoryview(self._buffer).cast("B")
 
     def write(self, records: Iterable[Record]) -> None:
         """Write inodes, neighbours together. Raises OSError, and HostError TOOL_FAILED."""
-        seal, offset_of = self._writer.seal_inode, self._image.inode_offset
-        view, address = self._view, ctypes.addressof(self._buffer)
-        start = at = filled = 0
+        offset_of = self._image.inode_offset
+        run: list[bytes] = []
+        first = start = 0
         for number, links, mode, uid, gid, size, time_ns, extents in records:
             at = offset_of(number)
-            if at != start + filled or filled == len(view):
-                self._flush(start, filled)
-                start, filled = at, 0
-            following = filled + INODE
-            view[filled:following] = (
+            if at != start + len(run) * INODE or len(run) == _RUN:
+                self._flush(first, start, run)
+                first, start, run = number, at, []
+            run.append(
                 pack_mapped_inode(
                     S_IFREG | mode, uid, gid, links, size,
-                    extents=extents, time_ns=time_ns, created=CREATED,
-                ) if links else bytes(INODE)
+                    extents=extents, time_ns=time_ns, created=MADE_AT,
+                ) if links else _UNUSED
             )  # fmt: skip
-            seal(number, address + filled)
-            filled = following
-        self._flush(start, filled)
+        self._flush(first, start, run)
 
-    def finish(self, checkpoint: Checkpoint) -> None:
+    def begin(self) -> None:
         """Everything is written at once."""
 
-    def _flush(self, start: int, filled: int) -> None:
+    def finish(self, checkpoint: Checkpoint) -> None:
+        """Nothing is left to do."""
+
+    def _flush(self, first: int, start: int, run: list[bytes]) -> None:
+        if not run:
+            return
+        raw = bytearray().join(run)
+        self._writer.seal_inodes(first, raw)
         done = 0
-        while done < filled:
-            done += os.pwrite(self._descriptor, self._view[done:filled], start + done)
+        while done < len(raw):
+            done += os.pwrite(self._descriptor, memoryview(raw)[done:], start + done)
 
 
 def main(words: list[str]) -> None:
-    """The process. words: the image; numbers of descriptors: records come, how it ended goes."""
-    image, come, tell = Path(words[0]), int(words[1]), int(words[2])
-    os.nice(_NICE)
+    """The process. words: the image; numbers of descriptors: where records are, where it is told
+    how long each batch is, and where it tells how it ended."""
+    image, memory, come, tell = Path(words[0]), *map(int, words[1:])
     try:
-        with host_errors("cannot write inodes"), open(come, "rb") as records:
-            _write_all(image, _batches(records))
+        with host_errors("cannot write inodes"), os.fdopen(come, "rb") as heads:
+            _write_all(image, _batches(memory, heads))
         told = DONE
     except BangerError as error:
         told = f"{error.code}\0{error.brief}".encode()
@@ -100,13 +96,16 @@ def main(words: list[str]) -> None:
 
 def _write_all(image: Path, batches: Iterable[list[Record]]) -> None:
     descriptor = os.open(image, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with Filesystem(image) as filesystem, Writer(image, only_sums=True) as writer:
+    with Filesystem(image) as filesystem, Writer(image, only_sums=True) as writer, hot_loop():
         tables = Tables(writer, filesystem, descriptor)
         for batch in batches:
             tables.write(batch)
     os.close(descriptor)
 
 
-def _batches(stream: BinaryIO) -> Iterator[list[Record]]:
-    while head := stream.read(HEAD.size):
-        yield marshal.loads(stream.read(*HEAD.unpack(head)))  # noqa: S302 - from our own process
+def _batches(memory: int, heads: BinaryIO) -> Iterator[list[Record]]:
+    at = 0
+    while head := heads.read(HEAD.size):
+        [length] = HEAD.unpack(head)
+        yield marshal.loads(os.pread(memory, length, at))  # noqa: S302 - our own process wrote it
+        at += length

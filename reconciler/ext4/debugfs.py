@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 
 from reconciler.errors import Code, HostError
-from reconciler.model import printable
+from reconciler.text import printable
 
 _INODE = r"<[0-9]{1,10}>"
 _NAME = r"(?!\.\.?[ \n])[A-Za-z0-9_.][A-Za-z0-9_.@+-]{0,254}"

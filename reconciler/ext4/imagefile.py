@@ -13,7 +13,7 @@ from pathlib import Path
 
 from reconciler.errors import Code, HostError
 from reconciler.files import host_errors
-from reconciler.model import printable
+from reconciler.text import printable
 
 
 @contextlib.contextmanager

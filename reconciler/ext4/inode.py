@@ -10,7 +10,15 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 
-from reconciler.ext4.reader import Extent
+Extent = tuple[int, int, int]
+"""(logical block, physical block, number of blocks)."""
+
+MADE_AT = 1
+"""When all in a filesystem was made: the smallest second that e2fsprogs does not read as unset.
+
+It ends in the superblock and in the creation times. Small, so that no host with a clock that has
+fallen behind finds a filesystem from the future.
+"""
 
 EXTENTS_FLAG = 0x80000
 INDEX_FLAG = 0x1000

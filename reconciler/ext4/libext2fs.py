@@ -24,10 +24,11 @@ from typing import Any, Self
 
 from reconciler.errors import BangerError, Code, HostError
 from reconciler.ext4.imagefile import plain_path
-from reconciler.ext4.reader import Extent
-from reconciler.model import printable
+from reconciler.ext4.inode import Extent
+from reconciler.text import printable
 
 BLOCK = 4096
+INODE = 256
 MINIMUM_VERSION = (1, 43)
 
 _SONAME = "libext2fs.so.2"
@@ -176,7 +177,7 @@ class Writer:
     """
 
     def __init__(self, image: Path, *, only_sums: bool = False) -> None:
-        """only_sums: for `seal_inode` alone; nothing is written, and another may write the image
+        """only_sums: for `seal_inodes` alone; nothing is written, and another may write the image
         meanwhile."""
         self._library = _library()
         self._only_sums = only_sums
@@ -188,7 +189,6 @@ class Writer:
         self._check(opening(name, flags, 0, 0, manager, byref(self._handle)), "open the image")
         self._block = ctypes.create_string_buffer(BLOCK)
         self._hash = self._library["ext2fs_dirhash"]
-        self._seal = self._library["ext2fs_inode_csum_set"]
         self._major, self._minor = c_uint32(), c_uint32()
         self._hashes = byref(self._major), byref(self._minor)
 
@@ -240,10 +240,13 @@ class Writer:
         """Account an inode that is no directory as free."""
         self._library["ext2fs_inode_alloc_stats2"](self._handle, number, -1, 0)
 
-    def seal_inode(self, number: int, address: int) -> None:
-        """Put the checksum into the 256 bytes of an inode that lie at an address."""
-        if code := self._seal(self._handle, number, address):
-            self._check(code, "sum up an inode")
+    def seal_inodes(self, first: int, raw: bytearray) -> None:
+        """Put the checksums into inodes of 256 bytes each, which are numbered from `first` on."""
+        seal, handle = self._library["ext2fs_inode_csum_set"], self._handle
+        begin = ctypes.addressof((ctypes.c_char * len(raw)).from_buffer(raw))
+        for number, address in zip(count(first), range(begin, begin + len(raw), INODE)):
+            if code := seal(handle, number, address):
+                self._check(code, "sum up an inode")
 
     def write_inodes(self, inodes: Iterable[tuple[int, bytes]]) -> None:
         """Write inodes, each as (number, 256 bytes); the library puts the checksums in."""

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from reconciler.errors import Code, HostError
-from reconciler.ext4.size import FAST_SYMLINK
+from reconciler.ext4.inode import FAST_SYMLINK, Extent
 from reconciler.ext4.xattr import INODE_MAGIC, parse_block, parse_inode_body
 from reconciler.files import host_errors
 
@@ -45,9 +45,6 @@ _EXTENT_HEADER = struct.Struct("<HHHH4x")
 _EXTENT = struct.Struct("<IHHI")
 _EXTENT_INDEX = struct.Struct("<IIH2x")
 _DIRENT = struct.Struct("<IHBB")
-
-Extent = tuple[int, int, int]
-"""(logical block, physical block, number of blocks)."""
 
 
 class Inode(NamedTuple):

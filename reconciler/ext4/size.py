@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reconciler.errors import ImageError
+from reconciler.ext4.inode import FAST_SYMLINK
 from reconciler.ext4.xattr import blocks_needed
-from reconciler.model import printable
 from reconciler.oci.entries import DIRECTORY, REGULAR, SYMLINK, Node, Tree
+from reconciler.text import printable
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -23,8 +24,6 @@ SMALLEST = 12 * MIB
 """Below this mke2fs finds no room for its smallest journal."""
 LARGEST = 1 << 44
 """16 TiB, where 32-bit block numbers of other tools end."""
-FAST_SYMLINK = 60
-"""Bytes of a target from which on it takes a block of its own; shorter ones lie in the inode."""
 
 _BLOCKS_PER_GROUP = 32768
 _INODES_PER_BLOCK = 16

@@ -18,8 +18,9 @@ from typing import Any
 
 from reconciler.errors import Code, HostError, ImageError
 from reconciler.guest.inits import Init, has_modules, init_of
-from reconciler.model import DesiredImage, Platform, canonical, printable
+from reconciler.model import DesiredImage, Platform, canonical
 from reconciler.oci.entries import Tree
+from reconciler.text import printable
 
 _HERE = Path(__file__).parent
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from reconciler.errors import Code, HostError, ImageError
 from reconciler.files import clone_file, file_digest, sync_directory, sync_file
-from reconciler.model import printable
+from reconciler.text import printable
 
 MOST_ENTRIES = 200_000
 """Entries of a modules tree; a distribution's has about 5,000."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler.errors import Code, ImageError
-from reconciler.model import printable
+from reconciler.text import printable
 
 _HEAD = 2048
 _MACHINES = {3: "386", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64"}

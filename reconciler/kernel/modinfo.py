@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reconciler.errors import Code, ImageError
-from reconciler.model import printable
 from reconciler.oci.compression import decompress
 from reconciler.oci.limits import Limits
+from reconciler.text import printable
 
 SUFFIXES = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")
 """How the file of a module may end."""

@@ -27,8 +27,9 @@ from reconciler.kernel.files import modules_release, scan_modules
 from reconciler.kernel.package import kernels_in, unpack_package
 from reconciler.kernel.parts import INITRD, KERNEL, MODULES, source_errors, sources
 from reconciler.kernel.unpack import KernelImages, Pick, pick_kernel, pick_path
-from reconciler.model import FileSource, KernelEntry, Platform, printable
+from reconciler.model import FileSource, KernelEntry, Platform
 from reconciler.processes import Checkpoint, never
+from reconciler.text import printable
 
 _HOST = Path("/")
 _MADE = "made"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from reconciler.errors import Code, HostError, ImageError
 from reconciler.files import host_errors
-from reconciler.model import printable
 from reconciler.processes import Checkpoint, Completed, run
+from reconciler.text import printable
 from reconciler.tools import find
 
 _DOWNLOAD_SECONDS = 900

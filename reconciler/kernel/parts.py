@@ -24,7 +24,8 @@ from reconciler.kernel.files import (
     scan_modules,
 )
 from reconciler.kernel.image import KernelImage, check_initrd, inspect_kernel
-from reconciler.model import FileSource, KernelEntry, Platform, printable
+from reconciler.model import FileSource, KernelEntry, Platform
+from reconciler.text import printable
 
 KERNEL, INITRD, MODULES = "kernel", "initrd.img", "modules"
 """The names of the parts, in the store and beside a rootfs."""

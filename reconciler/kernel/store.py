@@ -55,7 +55,8 @@ from reconciler.kernel.parts import (
     source_errors,
     sources,
 )
-from reconciler.model import FileSource, KernelEntry, KernelTriple, Platform, printable
+from reconciler.model import FileSource, KernelEntry, KernelTriple, Platform
+from reconciler.text import printable
 
 if TYPE_CHECKING:
     from reconciler.kernel.origins import Origins

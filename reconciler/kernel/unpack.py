@@ -18,7 +18,7 @@ from reconciler.files import host_errors
 from reconciler.guest.inits import find
 from reconciler.kernel.files import RELEASE
 from reconciler.kernel.parts import KERNEL, MODULES, invalid
-from reconciler.model import ImageSpec, Layer, PinnedImage, Platform, printable
+from reconciler.model import ImageSpec, Layer, PinnedImage, Platform
 from reconciler.oci.blobs import BlobCache
 from reconciler.oci.entries import Kind, Node, Tree
 from reconciler.oci.layers import LayerMismatch, layer_name, read_layer
@@ -28,6 +28,7 @@ from reconciler.oci.reference import parse_reference
 from reconciler.oci.source import Sources
 from reconciler.oci.tar import Payload
 from reconciler.processes import Checkpoint, never
+from reconciler.text import printable
 
 _LARGEST = 1 << 30
 _PLAIN = (b"boot/vmlinux", b"boot/vmlinuz")

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reconciler.errors import Code, ImageError
-from reconciler.model import printable
 from reconciler.oci.blobs import CHUNK
 from reconciler.oci.entries import Header, Kind, components
 from reconciler.oci.layout import open_regular
 from reconciler.oci.limits import Limits, exceeded
 from reconciler.oci.tar import read_headers
+from reconciler.text import printable
 
 _MAX_NAME = 255
 """Bytes: a digest and some directories; longer names are not remembered."""

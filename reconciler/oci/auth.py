@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.errors import BangerError, Code, HostError, ImageError
-from reconciler.model import RegistryConfig, printable
+from reconciler.model import RegistryConfig
 from reconciler.oci.documents import parse_json
 from reconciler.oci.reference import DOCKER_HUB, HUB_ALIASES
+from reconciler.text import printable
 
 Ask = Callable[[str, str], str]
 """`ask(program, server)`: the output of `<program> get` with `server` on its standard input."""

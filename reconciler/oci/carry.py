@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Set
 
 from reconciler.errors import ImageError
-from reconciler.model import printable
 from reconciler.oci.acl import is_acl
 from reconciler.oci.entries import DIRECTORY, REGULAR, SYMLINK, Kind, Node, Tree
 from reconciler.oci.limits import Limits, exceeded
+from reconciler.text import printable
 
 _MAX_LINKS = 65_000
 """Of an inode (EXT4_LINK_MAX in Linux); for a directory 64,998 subdirectories, `.` and `..`."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from reconciler.errors import Code, ImageError, RemoteError
-from reconciler.model import printable
 from reconciler.oci.documents import parse_json
+from reconciler.text import printable
 
 TOKEN_LIMIT = 64 << 10
 """Bytes of a token: no server accepts headers of that length."""

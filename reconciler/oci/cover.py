@@ -45,7 +45,9 @@ class Cover:
                 self._linked.add(b"/".join(components(target)))
             else:
                 name = name.removeprefix(WHITEOUT)
-        names = self._now_taken.setdefault(where, {})
+        names = self._now_taken.get(where)
+        if names is None:
+            names = self._now_taken[where] = {}
         if node is not None and node.kind is DIRECTORY:
             names.setdefault(name, False)
         else:

@@ -17,9 +17,10 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
 
 from reconciler.errors import ImageError
-from reconciler.model import Descriptor, Layer, PinnedImage, Platform, canonical, printable
+from reconciler.model import Descriptor, Layer, PinnedImage, Platform, canonical
 from reconciler.oci.limits import DEFAULTS, Limits, exceeded
 from reconciler.oci.reference import check_digest
+from reconciler.text import printable
 
 MAX_DEPTH = 64
 MAX_INTEGER_DIGITS = 19

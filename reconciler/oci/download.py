@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from reconciler.errors import Code, RemoteError
 from reconciler.files import host_errors, sync_directory
-from reconciler.model import printable
 from reconciler.oci.retry import Note, retrying
 from reconciler.oci.web import Web
+from reconciler.text import printable
 
 DOWNLOAD_LIMIT = 4 << 30
 """Bytes: no kernel, initrd or modules archive comes near."""

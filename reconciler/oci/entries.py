@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from reconciler.errors import ImageError
-from reconciler.model import printable
+from reconciler.text import printable
 
 MAX_LINKS_FOLLOWED = 40
 """Symlinks followed on one walk, as in Linux (path_resolution(7)); one more is a loop."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from reconciler.errors import ImageError
-from reconciler.model import printable
 from reconciler.oci.entries import (
     BLOCK_DEVICE,
     CHARACTER,
@@ -19,10 +18,12 @@ from reconciler.oci.entries import (
     REGULAR,
     SYMLINK,
     Header,
+    Kind,
     Node,
     components,
 )
 from reconciler.oci.limits import Budget
+from reconciler.text import printable
 
 WHITEOUT = b".wh."
 
@@ -63,13 +64,14 @@ def prepare(header: Header, budget: Budget) -> Item:
     try:
         budget.add(header)
         directory, name = _split(header.path)
-        if name.startswith(WHITEOUT):
+        kind = header.kind
+        if name[:4] == WHITEOUT:
             return Item(directory, name, None)
-        if header.kind is HARDLINK and name:
+        if kind is HARDLINK and name:
             return Item(directory, name, None, header.target)
-        if not name and header.kind is not DIRECTORY:
+        if not name and kind is not DIRECTORY:
             raise ImageError("the root can only be a directory")
-        return Item(directory, name, _node(header))
+        return Item(directory, name, _node(header, kind))
     except ImageError as error:
         raise blamed(error, printable(header.path)) from error
 
@@ -116,16 +118,19 @@ def _split(path: bytes) -> tuple[bytes, bytes]:
     return directory, name
 
 
-def _node(header: Header) -> Node:
+def _node(header: Header, kind: Kind) -> Node:
     """The inode that a header describes. Raises ImageError when ext4 or Linux can have no such."""
-    kind = header.kind
-    size = content = 0
-    target = b""
     if kind is REGULAR:
-        size, content = header.size, header.content
+        size = header.size
         if size > _MAX_FILE:
             raise ImageError(f"a file of {size} bytes, more than ext4 can hold")
-    elif kind is SYMLINK:
+        return Node(
+            kind, header.mode, header.uid, header.gid, header.mtime_ns, size, header.content, b"",
+            (0, 0), header.xattrs, 1, 0, NO_CHILDREN,
+        )  # fmt: skip
+    size = 0
+    target = b""
+    if kind is SYMLINK:
         target = header.target
         size = len(target)
         if not target or b"\0" in target or size > _MAX_TARGET:
@@ -135,6 +140,6 @@ def _node(header: Header) -> Node:
         if not (0 <= major <= _MAX_MAJOR and 0 <= minor <= _MAX_MINOR):
             raise ImageError(f"device number {major}:{minor}, which Linux does not have")
     return Node(
-        kind, header.mode, header.uid, header.gid, header.mtime_ns, size, content, target,
+        kind, header.mode, header.uid, header.gid, header.mtime_ns, size, 0, target,
         header.rdev, header.xattrs, 1, 0, {} if kind is DIRECTORY else NO_CHILDREN,
     )  # fmt: skip

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from reconciler.errors import Code, HostError, ImageError
-from reconciler.model import Descriptor, printable
+from reconciler.model import Descriptor
 from reconciler.oci.blobs import CHUNK
 from reconciler.oci.documents import Entry, Index, parse_document, parse_json
 from reconciler.oci.limits import Limits, exceeded
 from reconciler.oci.reference import Reference, check_digest
+from reconciler.text import printable
 
 _LISTED = 20
 

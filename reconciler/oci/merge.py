@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reconciler.errors import ImageError
-from reconciler.model import printable
 from reconciler.oci.carry import carry
 from reconciler.oci.entries import (
     DIRECTORY,
@@ -39,6 +38,7 @@ from reconciler.oci.item import (
     prepare,
 )
 from reconciler.oci.limits import Budget, Limits
+from reconciler.text import printable
 
 __all__ = ["Header", "Kind", "Merge", "Node", "Tree"]
 

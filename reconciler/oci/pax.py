@@ -9,12 +9,11 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from reconciler.errors import ImageError
-from reconciler.model import printable
 from reconciler.oci.entries import Xattrs
+from reconciler.text import printable
 
 Records = dict[bytes, bytes]
 
@@ -57,10 +56,6 @@ def number(raw: bytes) -> int:
     except ValueError:
         pass
     raise ImageError(f"not a number in a tar header: {printable(digits)}")
-
-
-small_number = lru_cache(maxsize=4096)(number)
-"""The same for fields that have few values in a layer, such as owners."""
 
 
 def field(records: Records, key: bytes, raw: bytes) -> int:

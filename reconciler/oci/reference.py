@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from reconciler.errors import Code, ImageError
-from reconciler.model import printable
+from reconciler.text import printable
 
 DOCKER_HUB = "docker.io"
 LOCAL_SCHEMES = ("oci", "oci-archive", "docker-archive")

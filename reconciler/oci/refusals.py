@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from reconciler.errors import Code, ImageError, RemoteError
-from reconciler.model import printable
 from reconciler.oci.documents import parse_json
 from reconciler.oci.retry import parse_retry_after
+from reconciler.text import printable
 
 LOGIN_HINT = (
     "Check the name, and log in with `docker login {host}`, `podman login {host}` or "

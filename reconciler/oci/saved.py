@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.errors import BangerError, Code, ImageError
-from reconciler.model import Descriptor, Platform, canonical, printable
+from reconciler.model import Descriptor, Platform, canonical
 from reconciler.oci.archive import Archive
 from reconciler.oci.documents import DOCKER_MANIFEST, Entry, parse_config, parse_json
 from reconciler.oci.layout import listed, small_file
 from reconciler.oci.limits import Limits, exceeded
 from reconciler.oci.reference import Reference, check_digest, parse_reference
+from reconciler.text import printable
 
 _LIST = "manifest.json"
 _CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"

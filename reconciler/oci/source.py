@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from reconciler.errors import BangerError, Code, ImageError, RemoteError
-from reconciler.model import Descriptor, Emit, ImageSpec, PinnedImage, RegistryConfig, printable
+from reconciler.model import Descriptor, Emit, ImageSpec, PinnedImage, RegistryConfig
 from reconciler.oci.blobs import BlobCache, Claim
 from reconciler.oci.documents import (
     CONFIG_TYPES,
@@ -32,6 +32,7 @@ from reconciler.oci.limits import DEFAULTS, Limits, exceeded
 from reconciler.oci.local import LocalImages, LocalSource
 from reconciler.oci.memory import Memory
 from reconciler.oci.reference import Reference, parse_reference
+from reconciler.text import printable
 
 if TYPE_CHECKING:
     from reconciler.oci.auth import Ask

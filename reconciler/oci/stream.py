@@ -43,6 +43,15 @@ class Stream:
         self._pos = stop
         return self._data[start:stop].tobytes()
 
+    def view(self) -> bytes | memoryview:
+        """`block` without a copy, where it can be: good until the chunk is used up."""
+        start = self._pos
+        stop = start + BLOCK
+        if stop > self._end:
+            return self._gather(BLOCK)
+        self._pos = stop
+        return self._data[start:stop]
+
     def _more(self) -> bool:
         """Replace a used-up chunk by the next one that is not empty."""
         for chunk in self._chunks:

@@ -8,14 +8,15 @@ the digest over the whole stream (`diff_id`) tells whether something is missing.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import count
 from typing import BinaryIO
-from zlib import adler32
+
+from isal.isal_zlib import adler32
 
 from reconciler.errors import ImageError
-from reconciler.model import printable
 from reconciler.oci import pax
 from reconciler.oci.entries import (
     BLOCK_DEVICE,
@@ -26,9 +27,10 @@ from reconciler.oci.entries import (
     REGULAR,
     SYMLINK,
     Header,
+    Kind,
 )
 from reconciler.oci.limits import Limits, exceeded
-from reconciler.oci.pax import Records, number, small_number
+from reconciler.oci.pax import Records, number
 from reconciler.oci.sparse import (
     Piece,
     SparseMap,
@@ -38,6 +40,7 @@ from reconciler.oci.sparse import (
     map_from_records,
 )
 from reconciler.oci.stream import BLOCK, SeekingStream, Stream
+from reconciler.text import printable
 
 Payload = Iterable[Piece]
 """The content of an entry in order; a tuple when it is there already, as one piece.
@@ -67,6 +70,11 @@ _KINDS = {
     ord("5"): DIRECTORY,
     ord("6"): FIFO,
 }
+
+
+_FIELDS = struct.Struct("100s24s12s12s8sB100s88x?166x")
+"""name; mode, uid and gid; size; mtime; checksum; type; link name; whether there is a prefix."""
+_PLAIN = {flag: _KINDS[flag] for flag in b"0125"}
 
 
 def read_tar(
@@ -102,19 +110,22 @@ class _Reader:
         self._holes = 0
 
     def entries(self) -> Iterator[tuple[Header, Payload]]:
-        stream = self._stream
-        while block := stream.block():
-            if block == _ZEROS:
-                self._end()
-                break
-            if adler32(block) & 0xFFFF != _expected(block[148:156]):
-                _check_signed(block, stream.offset - BLOCK)
-            flag = block[156]
+        stream, fields, plain = self._stream, _FIELDS.unpack, _PLAIN
+        while block := stream.view():
+            name, owner, size, mtime, checksum, flag, link, prefix = fields(block)
+            if adler32(block) & 0xFFFF != _expected(checksum):
+                if block == _ZEROS:
+                    self._end()
+                    break
+                _check_signed(bytes(block), stream.offset - BLOCK)
             if flag in _EXTENDED:
-                self._extend(flag, number(block[124:136]))
-                continue
-            yield self._entry(block, flag)
-            stream.close()
+                self._extend(flag, number(size))
+            elif flag in plain and not prefix and not self._extended and not self._globals:
+                yield self._plain(name.partition(b"\0")[0], plain[flag], owner, size, mtime, link)
+                stream.close()
+            else:
+                yield self._entry(bytes(block), flag)
+                stream.close()
         if self._extended:
             raise ImageError("the tar stream ends after an extended header")
 
@@ -142,6 +153,26 @@ class _Reader:
         else:
             self._globals.update(pax.parse_globals(data))
 
+    def _plain(
+        self, path: bytes, kind: Kind, owner: bytes, size: bytes, mtime: bytes, link: bytes
+    ) -> tuple[Header, Payload]:
+        """`_entry` for what has no extended header and is of a usual kind, as most are."""
+        try:
+            header = Header(path, kind, *_owner(owner), _time(mtime))
+            if kind is REGULAR:
+                length = number(size)
+                if not 0 < length <= _MAX_SIZE:
+                    _check_size(length)
+                    return header, ()
+                header.size = length
+                header.content = next(self._serials)
+                return header, self._stream.payload(length)
+            if kind is not DIRECTORY:
+                header.target = link.partition(b"\0")[0]
+            return header, ()
+        except ImageError as exc:
+            raise _blamed(exc, path) from exc
+
     def _entry(self, block: bytes, flag: int) -> tuple[Header, Payload]:
         """The entry that a block starts, with the extended headers before it, which it uses up."""
         records = self._take_records() if self._extended or self._globals else {}
@@ -159,8 +190,7 @@ class _Reader:
             elif header.size:
                 payload = self._stream.payload(header.size)
         except ImageError as exc:
-            brief = f"{printable(path)}: {exc.brief}"
-            raise ImageError(brief, code=exc.code, resolution=exc.resolution) from exc
+            raise _blamed(exc, path) from exc
         if header.size:
             header.content = next(self._serials)
         return header, payload
@@ -187,6 +217,11 @@ class _Reader:
         if self._holes > self._limits.layer_bytes:
             raise exceeded("layer_bytes", self._limits.layer_bytes, "sparse files when expanded")
         return sparse
+
+
+def _blamed(error: ImageError, path: bytes) -> ImageError:
+    brief = f"{printable(path)}: {error.brief}"
+    return ImageError(brief, code=error.code, resolution=error.resolution)
 
 
 @lru_cache(maxsize=8192)
@@ -232,22 +267,16 @@ def _header(block: bytes, flag: int, path: bytes, records: Records) -> Header:
         raise ImageError(f"unknown tar entry type {printable(bytes([flag]))}")
     if flag == 0 and path.endswith(b"/"):
         kind = DIRECTORY  # as archives from before POSIX have it
-    if records:
-        mode = small_number(block[100:108])
-        uid = pax.field(records, b"uid", block[108:116])
-        gid = pax.field(records, b"gid", block[116:124])
-        size = pax.field(records, b"size", block[124:136])
-        mtime_ns = pax.mtime_ns(records, block[136:148])
+    mode = number(block[100:108])
+    uid = pax.field(records, b"uid", block[108:116])
+    gid = pax.field(records, b"gid", block[116:124])
+    size = pax.field(records, b"size", block[124:136])
+    mtime_ns = pax.mtime_ns(records, block[136:148])
+    _check_owner(uid, gid)
+    if kind is REGULAR:
+        _check_size(size)
     else:
-        mode, uid, gid = _owner(block[100:124])
-        size = number(block[124:136])
-        mtime_ns = _time(block[136:148])
-    if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
-        raise ImageError(f"owner {uid}:{gid}, which Linux does not have")
-    if kind is not REGULAR:
         size = 0
-    elif not 0 <= size <= _MAX_SIZE:
-        raise ImageError(f"a size of {size} bytes")
     header = Header(path, kind, mode & 0o7777, uid, gid, mtime_ns, size)
     if kind is SYMLINK or kind is HARDLINK:
         header.target = records.get(b"linkpath") or block[157:257].partition(b"\0")[0]
@@ -259,10 +288,22 @@ def _header(block: bytes, flag: int, path: bytes, records: Records) -> Header:
     return header
 
 
+def _check_owner(uid: int, gid: int) -> None:
+    if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
+        raise ImageError(f"owner {uid}:{gid}, which Linux does not have")
+
+
+def _check_size(size: int) -> None:
+    if not 0 <= size <= _MAX_SIZE:
+        raise ImageError(f"a size of {size} bytes")
+
+
 @lru_cache(maxsize=4096)
 def _owner(raw: bytes) -> tuple[int, int, int]:
     """The fields mode, uid and gid: a layer has few different ones."""
-    return number(raw[:8]), number(raw[8:16]), number(raw[16:])
+    uid, gid = number(raw[8:16]), number(raw[16:])
+    _check_owner(uid, gid)
+    return number(raw[:8]) & 0o7777, uid, gid
 
 
 @lru_cache(maxsize=4096)

@@ -18,13 +18,14 @@ import httpx
 
 from reconciler import __version__
 from reconciler.errors import Code, RemoteError
-from reconciler.model import RegistryConfig, printable
+from reconciler.model import RegistryConfig
 from reconciler.oci.challenge import Challenge, parse_challenges
 from reconciler.oci.limits import exceeded
 from reconciler.oci.line import Line, new_line, trust
 from reconciler.oci.manners import Deadline, Pauses
 from reconciler.oci.refusals import refusal
 from reconciler.oci.retry import parse_retry_after
+from reconciler.text import printable
 
 MAX_REDIRECTS = 10
 HEAD_SECONDS = 60.0

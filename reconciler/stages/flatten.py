@@ -102,8 +102,8 @@ class _Spool:
     def flush(self) -> None:
         """All is written at once."""
 
-    def finish(self) -> None:
-        """Nothing is left to do."""
+    def settle(self) -> None:
+        """Nothing waits."""
 
 
 def _fill(descriptor: int, size: int, payload: Payload) -> None:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reconciler.ext4.size import FAST_SYMLINK
-from reconciler.model import printable
+from reconciler.ext4.inode import FAST_SYMLINK
 from reconciler.oci.entries import Kind, Node, Tree
+from reconciler.text import printable
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

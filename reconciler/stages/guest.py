@@ -18,15 +18,15 @@ from stat import S_IFDIR, S_IFLNK, S_IFREG
 from reconciler.errors import Code, HostError, ImageError
 from reconciler.ext4.debugfs import Script
 from reconciler.ext4.imagefile import durable
+from reconciler.ext4.inode import MADE_AT
 from reconciler.ext4.reader import Filesystem, Inode
 from reconciler.guest.assets import Asset, asset_sizes, guest_assets
 from reconciler.guest.places import Place, in_the_way, locate
 from reconciler.model import DesiredImage
 from reconciler.room import Room
-from reconciler.tools import FAKE_TIME
 
 _TIME_FIELDS = ("atime", "ctime", "mtime", "crtime")
-_NEW = (int(FAKE_TIME), 0)
+_NEW = (MADE_AT, 0)
 """Every time of every inode made here, as on disk: seconds, and the extra bits."""
 
 

@@ -18,17 +18,16 @@ from reconciler.errors import Code, HostError
 from reconciler.ext4 import dirent
 from reconciler.ext4.debugfs import Script
 from reconciler.ext4.imagefile import durable, failure
-from reconciler.ext4.inode import encode_rdev, encode_time
+from reconciler.ext4.inode import FAST_SYMLINK, MADE_AT, encode_rdev, encode_time
 from reconciler.ext4.reader import LOST_AND_FOUND, ROOT_INODE, Filesystem, Inode
-from reconciler.ext4.size import FAST_SYMLINK
 from reconciler.ext4.xattr import ACL_NAMES, CAPABILITY
 from reconciler.files import host_errors
 from reconciler.hot import hot_loop
-from reconciler.model import DesiredImage, printable
+from reconciler.model import DesiredImage
 from reconciler.oci.acl import normal_acl
 from reconciler.oci.entries import Kind, Node, Tree
 from reconciler.room import Room
-from reconciler.tools import FAKE_TIME
+from reconciler.text import printable
 
 TYPES = {
     Kind.REGULAR: S_IFREG,
@@ -61,7 +60,7 @@ _HOST_ATTRIBUTES = tuple(
 
 _PROOF = "the new filesystem is not what the image says"
 _SECOND = 1_000_000_000
-_LOST_AND_FOUND = Node(Kind.DIRECTORY, 0o700, mtime_ns=int(FAKE_TIME) * _SECOND, nlink=2)
+_LOST_AND_FOUND = Node(Kind.DIRECTORY, 0o700, mtime_ns=MADE_AT * _SECOND, nlink=2)
 
 
 class Place(NamedTuple):

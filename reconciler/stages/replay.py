@@ -38,8 +38,8 @@ class Sink(Protocol):
     def flush(self) -> None:
         """Bytes that `add` was given vanish after this."""
 
-    def finish(self) -> None:
-        """Nothing more comes."""
+    def settle(self) -> None:
+        """All layers are read, or have been read again: what waits for time has it now."""
 
 
 def replay(image: DesiredImage, room: Room, open_sink: Callable[[], Sink]) -> Tree:
@@ -86,6 +86,7 @@ class _Replay:
             self._read(1, place)
             merge.end_layer()
         sink = self._sink or self._open_sink()
+        sink.settle()
         with hot_loop():
             while held:
                 self._room.checkpoint()
@@ -94,7 +95,7 @@ class _Replay:
                 merge.end_layer()
             tree = merge.finish()
         self._read_again(tree)
-        sink.finish()
+        sink.settle()
         return tree
 
     def _hold_newer(self, budget: Budget) -> list[list[Item]]:

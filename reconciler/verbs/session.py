@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_json
 
 from reconciler.errors import BangerError, Busy, Code, ConfigError, ImageError, StaleLock
-from reconciler.model import printable
 from reconciler.options import Options
 from reconciler.streams import leave_stdout
+from reconciler.text import printable
 from reconciler.wishes import Wishes
 
 if TYPE_CHECKING:
