@@ -16,7 +16,6 @@ import click
 
 from reconciler import __version__
 from reconciler.errors import REPORT, BangerError, Code, HostError
-from reconciler.hot import look_less_for_garbage, pass_over_garbage
 from reconciler.options import (
     HELP,
     Options,
@@ -328,7 +327,6 @@ def version(json: bool) -> None:
 def main() -> NoReturn:
     """Run the command line and exit with a code of the contract."""
     arguments = sys.argv[1:]
-    look_less_for_garbage()
     mend_streams()
     # to look for plug-ins in all that is installed takes longer than to read a configuration
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -364,5 +362,4 @@ def main() -> NoReturn:
         sys.exit(EXIT_FAILED)
     finally:
         leave_stderr()
-        pass_over_garbage()
     sys.exit(EXIT_OK)

@@ -2,7 +2,7 @@
 
 The builders run such loops in `hot_loop()`, and a whole build in `a_build()`. The settings hold for
 the whole process; several images may be built at a time, so the last one to leave puts them back.
-The command line asks for less of the search for garbage from its start to its end.
+A process starts without the search for garbage, and work that may last begins with a seldom one.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ _inside: list[None] = []
 _builds: list[None] = []
 
 
-def look_less_for_garbage() -> None:
-    """From here on the process looks for garbage now and then only."""
-    gc.set_threshold(_NEW_OBJECTS)
+def start_without_garbage() -> None:
+    """The process imports now: all that it makes will stay."""
+    gc.disable()
 
 
-def pass_over_garbage() -> None:
-    """The process is about to end, and need not look through all that it has once more."""
+def look_for_garbage() -> None:
+    """From here on the process looks for garbage now and then, and not in what is there."""
     gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS)
+    gc.enable()
 
 
 @contextmanager

@@ -62,11 +62,17 @@ class Contents:
         if len(ranges) == 1:
             start = ranges[0][0]
             offset = start * BLOCK
-            if offset != self._end or self._is_full():
+            buffers = self._buffers
+            if (
+                offset != self._end
+                or len(buffers) >= _GATHERED
+                or offset - self._start >= _GATHERED_BYTES
+            ):
                 self._move_to(offset)
-            self._buffers.append(data)
+                buffers = self._buffers
+            buffers.append(data)
             if padding:
-                self._buffers.append(_PADDING[padding])
+                buffers.append(_PADDING[padding])
             self._end = offset + count * BLOCK
             return ((0, start, count),)
         extents: list[Extent] = []

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from stat import S_IFREG
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from reconciler.errors import BangerError
 from reconciler.ext4.inode import MADE_AT, Extent, pack_mapped_inode
@@ -20,7 +20,9 @@ from reconciler.ext4.libext2fs import INODE, Writer
 from reconciler.ext4.reader import Filesystem
 from reconciler.files import host_errors
 from reconciler.hot import hot_loop
-from reconciler.processes import Checkpoint
+
+if TYPE_CHECKING:
+    from reconciler.processes import Checkpoint
 
 PER_BLOCK = 16
 """Inodes in a block of a table: who writes a block whole must be the only one to write it."""

@@ -30,6 +30,7 @@ WHITEOUT = b".wh."
 MAX_PATH = 1024
 MAX_DEPTH = 128
 _MAX_NAME = 255
+_NO_NAMES = frozenset((b"", b".", b".."))
 _MAX_TARGET = 4095
 _MAX_FILE = (1 << 44) - (1 << 12)
 """Bytes of the largest file in ext4 with blocks of 4 KiB: 2^32 - 1 blocks."""
@@ -55,6 +56,10 @@ class Item(NamedTuple):
         return self.directory + b"/" + self.name if self.directory else self.name
 
 
+_item = tuple.__new__
+"""`Item` with all fields in a tuple: in half the time."""
+
+
 def prepare(header: Header, budget: Budget) -> Item:
     """Count an entry and take it apart.
 
@@ -63,7 +68,9 @@ def prepare(header: Header, budget: Budget) -> Item:
     """
     try:
         budget.add(header)
-        directory, name = _split(header.path)
+        directory, _, name = header.path.rstrip(b"/").rpartition(b"/")
+        if name in _NO_NAMES or len(directory) > MAX_PATH or len(name) > _MAX_NAME or b"\0" in name:
+            directory, name = _split(header.path)
         kind = header.kind
         if name[:4] == WHITEOUT:
             return Item(directory, name, None)
@@ -71,7 +78,7 @@ def prepare(header: Header, budget: Budget) -> Item:
             return Item(directory, name, None, header.target)
         if not name and kind is not DIRECTORY:
             raise ImageError("the root can only be a directory")
-        return Item(directory, name, _node(header, kind))
+        return _item(Item, (directory, name, _node(header, kind), b""))
     except ImageError as error:
         raise blamed(error, printable(header.path)) from error
 
@@ -105,17 +112,13 @@ def dress(node: Node, like: Node) -> None:
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:
-    """The directory as it is spelt, and the last name; no name stands for the root itself."""
-    directory, _, name = path.rstrip(b"/").rpartition(b"/")
-    if name in (b"", b".", b"..") or len(directory) > MAX_PATH:
-        *parents, name = components(path) or [b""]
-        if name == b"..":
-            raise ImageError("a path with `..` in it")
-        check_path(parents)
-        directory = b"/".join(parents)
-    if len(name) > _MAX_NAME or b"\0" in name:
-        check_name(name)
-    return directory, name
+    """The directory and the last name of an unusual path; no name stands for the root itself."""
+    *parents, name = components(path) or [b""]
+    if name == b"..":
+        raise ImageError("a path with `..` in it")
+    check_path(parents)
+    check_name(name)
+    return b"/".join(parents), name
 
 
 def _node(header: Header, kind: Kind) -> Node:

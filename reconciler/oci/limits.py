@@ -65,11 +65,12 @@ class Budget:
 
     def add(self, header: Header) -> None:
         """Count one header. Raises ImageError LIMIT_EXCEEDED."""
-        self._entries_left -= 1
-        self._bytes_left -= len(header.path) + len(header.target)
+        entries = self._entries_left = self._entries_left - 1
+        size = self._bytes_left - len(header.path) - len(header.target)
         if header.xattrs:
-            self._bytes_left -= sum(len(name) + len(value) for name, value in header.xattrs)
-        if self._entries_left < 0 or self._bytes_left < 0:
+            size -= sum(len(name) + len(value) for name, value in header.xattrs)
+        self._bytes_left = size
+        if entries < 0 or size < 0:
             self._refuse()
 
     def add_entry(self) -> None:

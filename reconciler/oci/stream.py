@@ -16,9 +16,12 @@ BLOCK = 512
 
 
 class Stream:
-    """Where the parser stands. Raises ImageError when the chunks end in the middle of something."""
+    """Where the parser stands. Raises ImageError when the chunks end in the middle of something.
 
-    __slots__ = ("_base", "_chunks", "_data", "_end", "_left", "_pad", "_pos")
+    is_open: there is a payload for `close`.
+    """
+
+    __slots__ = ("_base", "_chunks", "_data", "_end", "_left", "_pad", "_pos", "is_open")
 
     def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
         self._chunks = chunks
@@ -28,6 +31,7 @@ class Stream:
         self._base = 0
         self._left = 0
         self._pad = 0
+        self.is_open = False
 
     @property
     def offset(self) -> int:
@@ -76,17 +80,26 @@ class Stream:
         return got
 
     def payload(self, size: int) -> Iterable[memoryview]:
-        """A payload of `size` bytes starts here: a tuple of one piece when it is in one chunk."""
-        self._left = size
-        self._pad = -size % BLOCK
+        """A payload of `size` bytes starts here: a tuple of one piece when it is in one chunk.
+
+        In the second case it is open, else taken already.
+        """
         start = self._pos
         stop = start + size
-        return (self._data[start:stop],) if stop <= self._end else self.pieces()
+        pad = -size % BLOCK
+        if stop + pad <= self._end:
+            self._pos = stop + pad
+            return (self._data[start:stop],)
+        self._left = size
+        self._pad = pad
+        self.is_open = True
+        return self.pieces()
 
     def open(self, size: int) -> None:
         """A payload of `size` bytes starts here, to be taken by `pieces`."""
         self._left = size
         self._pad = -size % BLOCK
+        self.is_open = True
 
     def pieces(self) -> Iterator[memoryview]:
         """The open payload, as far as it has not been read."""
@@ -100,6 +113,7 @@ class Stream:
 
     def close(self) -> None:
         """Skip what is left of the open payload, and its padding."""
+        self.is_open = False
         stop = self._pos + self._left + self._pad
         if stop <= self._end:
             self._pos = stop
@@ -138,8 +152,14 @@ class SeekingStream(Stream):
         self._size = os.fstat(handle.fileno()).st_size
         super().__init__(_small_chunks(handle))
 
+    def payload(self, size: int) -> Iterable[memoryview]:
+        """A payload of `size` bytes starts here; it is open."""
+        self.open(size)
+        return self.pieces()
+
     def close(self) -> None:
         """Skip what is left of the open payload, and its padding."""
+        self.is_open = False
         target = self.offset + self._left + self._pad
         if target - self._base <= self._end:
             super().close()

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import count
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from isal.isal_zlib import adler32
 
@@ -27,7 +27,6 @@ from reconciler.oci.entries import (
     REGULAR,
     SYMLINK,
     Header,
-    Kind,
 )
 from reconciler.oci.limits import Limits, exceeded
 from reconciler.oci.pax import Records, number
@@ -110,9 +109,10 @@ class _Reader:
         self._holes = 0
 
     def entries(self) -> Iterator[tuple[Header, Payload]]:
-        stream, fields, plain = self._stream, _FIELDS.unpack, _PLAIN
+        stream, unpack = self._stream, _FIELDS.unpack
         while block := stream.view():
-            name, owner, size, mtime, checksum, flag, link, prefix = fields(block)
+            fields = unpack(block)
+            _, _, size, _, checksum, flag, _, has_prefix = fields
             if adler32(block) & 0xFFFF != _expected(checksum):
                 if block == _ZEROS:
                     self._end()
@@ -120,9 +120,10 @@ class _Reader:
                 _check_signed(bytes(block), stream.offset - BLOCK)
             if flag in _EXTENDED:
                 self._extend(flag, number(size))
-            elif flag in plain and not prefix and not self._extended and not self._globals:
-                yield self._plain(name.partition(b"\0")[0], plain[flag], owner, size, mtime, link)
-                stream.close()
+            elif flag in _PLAIN and not (has_prefix or self._extended or self._globals):
+                yield self._plain(fields)
+                if stream.is_open:
+                    stream.close()
             else:
                 yield self._entry(bytes(block), flag)
                 stream.close()
@@ -153,10 +154,11 @@ class _Reader:
         else:
             self._globals.update(pax.parse_globals(data))
 
-    def _plain(
-        self, path: bytes, kind: Kind, owner: bytes, size: bytes, mtime: bytes, link: bytes
-    ) -> tuple[Header, Payload]:
+    def _plain(self, fields: tuple[Any, ...]) -> tuple[Header, Payload]:
         """`_entry` for what has no extended header and is of a usual kind, as most are."""
+        name, owner, size, mtime, _, flag, link, _ = fields
+        path = name.partition(b"\0")[0]
+        kind = _PLAIN[flag]
         try:
             header = Header(path, kind, *_owner(owner), _time(mtime))
             if kind is REGULAR:

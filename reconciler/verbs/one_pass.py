@@ -7,6 +7,7 @@ from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING
 
 from reconciler.config.lock import load_with_lock
+from reconciler.hot import look_for_garbage
 from reconciler.options import Options
 from reconciler.reconcile import Pass, preview, reconcile
 from reconciler.render import show_pass
@@ -41,6 +42,7 @@ def run(
     metrics_file: Path | None = None,
 ) -> int:
     """Run it and print it. metrics_file: where its numbers go, for the textfile collector."""
+    look_for_garbage()
     stop, metrics = Stop(), _metrics() if metrics_file else None
     sinks = [metrics] if metrics else []
     config = load_with_lock(

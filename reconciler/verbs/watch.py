@@ -17,6 +17,7 @@ from reconciler.board import Board
 from reconciler.daemon import Daemon
 from reconciler.errors import BangerError
 from reconciler.events import Events
+from reconciler.hot import look_for_garbage
 from reconciler.metrics import Metrics, Textfile, health
 from reconciler.notify import Notifier
 from reconciler.options import Options
@@ -41,6 +42,7 @@ def run(
 ) -> int:
     """Watch until told to stop. Raises ConfigError when there is nothing good to start with."""
     share_one_arena()
+    look_for_garbage()
     notifier = Notifier.from_environment(os.environ)
     sight = settled(path)
     config = accept(sight, path, interval, locked=wishes.locked)
