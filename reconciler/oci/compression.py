@@ -142,10 +142,12 @@ def _is_skippable(head: bytes) -> bool:
 class _Gzip:
     def __init__(self, source: _Source) -> None:
         self._file = igzip.IGzipFile(fileobj=source, mode="rb")  # type: ignore[no-untyped-call]
+        # what it reads from, as does every gzip.GzipFile: its own readinto makes bytes, then copies
+        self._stream: io.BufferedIOBase = getattr(self._file, "_buffer", self._file)
 
     def readinto(self, target: memoryview) -> int:
         try:
-            return self._file.readinto(target)
+            return self._stream.readinto(target)
         except EOFError:
             raise ImageError("the gzip data is cut short, or has garbage after its end") from None
         except _CORRUPT_GZIP as exc:
