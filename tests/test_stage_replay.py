@@ -30,6 +30,9 @@ class Kept:
     def settle(self) -> None:
         """Nothing waits."""
 
+    def finish(self, serials: set[int]) -> None:
+        assert serials - {0} <= self.contents.keys()
+
 
 def replayed(layers: list[bytes], base: Path) -> tuple[dict[bytes, bytes], list[bytes]]:
     """The content of each file of the image, and all that was stored for it, in order."""

@@ -10,7 +10,7 @@ layers lose to upper ones takes none in the end.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -24,7 +24,7 @@ from reconciler.direct.directory import index_blocks
 from reconciler.direct.files import Files
 from reconciler.direct.image import NewImage, new_image
 from reconciler.direct.metadata import Metadata
-from reconciler.direct.move import give_back, move, used_serials
+from reconciler.direct.move import give_back, move
 from reconciler.direct.space import SpoolSpace
 from reconciler.errors import Code, HostError, ImageError
 from reconciler.ext4.libext2fs import NoRoom
@@ -52,7 +52,7 @@ class DirectBuilder:
     digest: str = ""
     _open: ExitStack = field(default_factory=ExitStack)
     _image: NewImage | None = None
-    _contents: Contents | None = None
+    _files: Files | None = None
     _spool: int = -1
 
     def __enter__(self) -> Self:
@@ -63,7 +63,7 @@ class DirectBuilder:
 
     def _abandon(self) -> None:
         """Close everything; a filesystem that is not finished stays worthless."""
-        self._image = self._contents = None
+        self._image = self._files = None
         broken = ImageError("the build was given up")
         self._open.__exit__(ImageError, broken, None)
         self._open = ExitStack()
@@ -91,8 +91,8 @@ class DirectBuilder:
         def place() -> Files:
             selfcheck.require(image, room)
             made = self._make(image, room, size, inodes)
-            self._contents = Contents(made.descriptor, made.space)
-            return Files(self._contents, made.inodes)
+            self._files = Files(Contents(made.descriptor, made.space), made.inodes)
+            return self._files
 
         tree = replay(image, room, place)
         need = _need(tree)
@@ -105,8 +105,8 @@ class DirectBuilder:
         def place() -> Files:
             selfcheck.require(image, room)
             self._spool = self._open.enter_context(_spool(room.staging))
-            self._contents = Contents(self._spool, SpoolSpace())
-            return Files(self._contents, None)
+            self._files = Files(Contents(self._spool, SpoolSpace()), None)
+            return self._files
 
         room.tree = replay(image, room, place)
 
@@ -116,29 +116,32 @@ class DirectBuilder:
         Raises ImageError when it does not fit or has something in the way of the guest, HostError
         when the disk, the library or a tool fails.
         """
-        tree, contents = room.tree, self._contents
-        if tree is None or contents is None:
+        tree, files = room.tree, self._files
+        if tree is None or files is None:
             raise HostError("the ext4 stage was started before flatten", code=Code.INTERNAL)
         with host_errors("cannot write the filesystem"), hot_loop():
-            made = self._image
+            made, contents = self._image, files.contents
+            unused = [extent for serial in files.unused for extent in contents.extents.pop(serial)]
             if made is None:
-                made = self._take_from_spool(image, room, tree, contents)
+                made = self._new_for(image, room, tree)
+                contents = self._moved(contents, made)
             else:
-                self._drop(made, contents, contents.extents.keys() - used_serials(tree))
-            self._write(image, room, made, tree)
+                made.inodes.clear(files.unused)
+                give_back(unused, made.space, made.descriptor)
+            self._write(image, room, made, contents, tree)
             self._open.close()  # bitmaps, superblock, sync, check
         self.digest = made.digest
 
-    def _take_from_spool(
-        self, image: DesiredImage, room: Room, tree: Tree, contents: Contents
-    ) -> NewImage:
+    def _new_for(self, image: DesiredImage, room: Room, tree: Tree) -> NewImage:
         need = _need(tree)
         size = ext4.wanted_size(image, room, need)
-        made = self._make(image, room, size, inode_count(need, size))
-        moved = move(contents.extents, used_serials(tree), made.space, self._spool, made.descriptor)
-        self._contents = Contents(made.descriptor, made.space)
-        self._contents.extents = moved
-        return made
+        return self._make(image, room, size, inode_count(need, size))
+
+    def _moved(self, spooled: Contents, made: NewImage) -> Contents:
+        """The same content in blocks of the image."""
+        contents = Contents(made.descriptor, made.space)
+        contents.extents = move(spooled.extents, made.space, self._spool, made.descriptor)
+        return contents
 
     def _make(self, image: DesiredImage, room: Room, size: int, inodes: int) -> NewImage:
         beside = sum(layer.blob.size for layer in image.pinned.layers) >= _LARGE
@@ -146,17 +149,9 @@ class DirectBuilder:
         self._image = self._open.enter_context(made)
         return self._image
 
-    def _drop(self, made: NewImage, contents: Contents, serials: Iterable[int]) -> None:
-        """Give up content that no file has, and the inodes that were written for it."""
-        serials = sorted(serials)
-        made.inodes.clear(serials)
-        gone = [extent for serial in serials for extent in contents.extents.pop(serial)]
-        give_back(gone, made.space, made.descriptor)
-
-    def _write(self, image: DesiredImage, room: Room, made: NewImage, tree: Tree) -> None:
-        contents = self._contents
-        if contents is None:
-            raise HostError("the content of the image is not placed", code=Code.INTERNAL)
+    def _write(
+        self, image: DesiredImage, room: Room, made: NewImage, contents: Contents, tree: Tree
+    ) -> None:
         serials = count(max(contents.extents, default=0) + 1)
 
         def store(asset: Asset) -> int:
@@ -170,7 +165,9 @@ class DirectBuilder:
             room.assets = guest_assets(image, tree, room.modules)
             lost = add_assets(tree, room.assets, store)
             contents.flush()
-            self._drop(made, contents, lost)
+            made.inodes.clear(lost)
+            gone = [extent for serial in lost for extent in contents.extents.pop(serial)]
+            give_back(gone, made.space, made.descriptor)
             room.not_carried.extend(tree.not_carried)
             room.checkpoint()
             extents = contents.extents

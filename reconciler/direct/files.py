@@ -117,21 +117,26 @@ class FileInodes:
 
 
 class Files:
-    """A sink for the layers. inodes: None while there is no filesystem to have them."""
+    """A sink for the layers. inodes: None while there is no filesystem to have them.
+
+    contents: where everything is. unused: the serials of content that no file has after all, once
+    that is known.
+    """
 
     def __init__(self, contents: Contents, inodes: FileInodes | None) -> None:
-        self._contents = contents
+        self.contents = contents
         self._inodes = inodes
         self._new: list[Node] = []
+        self.unused: list[int] = []
 
     def add(self, node: Node, payload: Payload) -> None:
         """Place the content of a file. Raises NoRoom, and OSError of the disk."""
-        self._contents.add(node.content, node.size, payload)
+        self.contents.add(node.content, node.size, payload)
         self._new.append(node)
 
     def flush(self) -> None:
         """Write what has been gathered. Raises NoRoom, and what the disk and the library do."""
-        self._contents.flush()
+        self.contents.flush()
         if len(self._new) >= _TOGETHER:
             self._write()
 
@@ -141,7 +146,12 @@ class Files:
         if self._inodes:
             self._inodes.begin()
 
+    def finish(self, serials: set[int]) -> None:
+        """The tree has content with these serials."""
+        self._write()
+        self.unused = sorted(self.contents.extents.keys() - serials)
+
     def _write(self) -> None:
         new, self._new = self._new, []
         if self._inodes:
-            self._inodes.add(new, self._contents.extents)
+            self._inodes.add(new, self.contents.extents)

@@ -12,14 +12,8 @@ from reconciler.direct.content import append_extent
 from reconciler.direct.space import ImageSpace, Range
 from reconciler.ext4.inode import Extent
 from reconciler.files import copy_range, punch_hole
-from reconciler.oci.entries import Tree
 
 BLOCK = 4096
-
-
-def used_serials(tree: Tree) -> set[int]:
-    """The serials whose content some file of the tree has."""
-    return {node.content for node in tree.nodes() if node.content}
 
 
 def give_back(mapped: Iterable[Extent], space: ImageSpace, descriptor: int) -> None:
@@ -41,17 +35,14 @@ def _joined(ranges: Iterable[Range]) -> list[Range]:
 
 def move(
     extents: Mapping[int, tuple[Extent, ...]],
-    used: set[int],
     space: ImageSpace,
     source: int,
     target: int,
 ) -> dict[int, tuple[Extent, ...]]:
-    """Copy what is used from the spool into new blocks of the image; where each serial is then."""
+    """Copy content from the spool into new blocks of the image; where each serial is then."""
     copier = _Copier(source, target)
     moved = {}
     for serial, mapped in extents.items():
-        if serial not in used:
-            continue
         placed: list[Extent] = []
         for logical, old, count in mapped:
             done = 0

@@ -89,21 +89,23 @@ def journal_mib(size: int) -> int:
 
 def need_of(tree: Tree) -> Need:
     """Measure a tree. Holes count as full. Raises ImageError for attributes that do not fit."""
-    blocks = inodes = 0
-    seen: set[int] = set()
-    for node in tree.nodes():
-        if node.nlink > 1 and node.kind is not DIRECTORY:
-            if id(node) in seen:
+    nodes = tree.nodes()
+    blocks, again = 0, 0
+    seen: set[Node] = set()
+    for node in nodes:
+        kind = node.kind
+        if node.nlink > 1 and kind is not DIRECTORY:
+            if node in seen:
+                again += 1
                 continue
-            seen.add(id(node))
-        inodes += 1
-        if node.kind is REGULAR and node.size < _UNBROKEN:
-            blocks += (node.size + BLOCK - 1) // BLOCK
+            seen.add(node)
+        if kind is REGULAR and (size := node.size) < _UNBROKEN:
+            blocks += (size + BLOCK - 1) // BLOCK
         else:
             blocks += _content_blocks(node)
         if node.xattrs:
             blocks += _xattr_blocks(tree, node)
-    return Need(blocks, inodes)
+    return Need(blocks, len(nodes) - again)
 
 
 def with_extra(need: Need, extra: Iterable[int]) -> Need:

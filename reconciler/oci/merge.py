@@ -192,9 +192,27 @@ class Merge:
 
     def _place(self, directory: bytes) -> _Place | None:
         """Where entries of `directory` go; its missing parents are made. None: of no interest."""
-        place = self._places.get(directory)
-        if place is not None:
-            return place
+        return self._places.get(directory) or self._below(directory) or self._walked(directory)
+
+    def _below(self, directory: bytes) -> _Place | None:
+        """The place of a directory that is there, in one that has a place; None for all others."""
+        parent, _, name = directory.rpartition(b"/")
+        above = self._places.get(parent)
+        if above is None or not above.is_roomy:
+            return None
+        node = above.node.children.get(name)
+        if node is None or node.kind is not DIRECTORY:
+            return None
+        self._touched.add(node)
+        return self._keep(directory, node, above.length + len(name) + 1, above.depth + 1)
+
+    def _keep(self, directory: bytes, node: Node, length: int, depth: int) -> _Place:
+        roomy = length <= MAX_PATH - _MAX_NAME and depth < MAX_DEPTH and node is not self._root
+        place = _Place(node, self._mine_of(node), length, depth, roomy)
+        self._places[directory] = place
+        return place
+
+    def _walked(self, directory: bytes) -> _Place | None:
         parts = _parents(directory)
         if parts is None:
             return None
@@ -211,11 +229,7 @@ class Merge:
         self._touched.update(walk.nodes)
         length = max(sum(map(len, names)) + len(names) for names in (parts, walk.names))
         depth = max(len(parts), len(walk.names))
-        node = walk.nodes[-1]
-        roomy = length <= MAX_PATH - _MAX_NAME and depth < MAX_DEPTH and node is not self._root
-        place = _Place(node, self._mine_of(node), length, depth, roomy)
-        self._places[directory] = place
-        return place
+        return self._keep(directory, walk.nodes[-1], length, depth)
 
     def _mine_of(self, directory: Node) -> set[bytes]:
         return self._mine.setdefault(directory, set())

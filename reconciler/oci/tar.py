@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import count
 from typing import Any, BinaryIO
-
-from isal.isal_zlib import adler32
+from zlib import adler32
 
 from reconciler.errors import ImageError
 from reconciler.oci import pax

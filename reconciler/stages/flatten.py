@@ -105,6 +105,9 @@ class _Spool:
     def settle(self) -> None:
         """Nothing waits."""
 
+    def finish(self, serials: set[int]) -> None:
+        """Files of no use are gone with the spool soon."""
+
 
 def _fill(descriptor: int, size: int, payload: Payload) -> None:
     hole = False

@@ -39,7 +39,10 @@ class Sink(Protocol):
         """Bytes that `add` was given vanish after this."""
 
     def settle(self) -> None:
-        """All layers are read, or have been read again: what waits for time has it now."""
+        """All layers have been read: what waits for time has it now."""
+
+    def finish(self, serials: set[int]) -> None:
+        """All is there, and the tree has content with these serials."""
 
 
 def replay(image: DesiredImage, room: Room, open_sink: Callable[[], Sink]) -> Tree:
@@ -94,8 +97,10 @@ class _Replay:
                 merge.place_all(held.pop())
                 merge.end_layer()
             tree = merge.finish()
-        self._read_again(tree)
-        sink.settle()
+        contents = {node.content for node in tree.nodes()}
+        if missing := self._passed_over & contents:
+            self._read_again(tree, missing)
+        sink.finish(contents)
         return tree
 
     def _hold_newer(self, budget: Budget) -> list[list[Item]]:
@@ -124,12 +129,9 @@ class _Replay:
             return None
         return node
 
-    def _read_again(self, tree: Tree) -> None:
+    def _read_again(self, tree: Tree, serials: set[int]) -> None:
         """Store what is in the tree after all of what was passed over."""
-        if not self._passed_over:
-            return
-        over = self._passed_over
-        missing = {node.content: node for node in tree.nodes() if node.content in over}
+        missing = {node.content: node for node in tree.nodes() if node.content in serials}
         for number in range(1, len(self._layers) + 1):
             first = self._first[number]
             here = {serial: node for serial, node in missing.items() if serial >= first}
