@@ -170,10 +170,7 @@ class DirectBuilder:
             give_back(gone, made.space, made.descriptor)
             room.not_carried.extend(tree.not_carried)
             room.checkpoint()
-            extents = contents.extents
-            Metadata(
-                made.writer, made.space, made.descriptor, made.empty, extents, made.inodes
-            ).write(tree.root)
+            Metadata(made.writer, made.space, made.empty, contents, made.inodes).write(tree.root)
         except NoRoom as error:
             raise NoRoom(
                 f"the filesystem is too small: {error.brief}",

@@ -29,7 +29,9 @@ EMPTY_BLOCK = _DIRENT.pack(0, _ROOM, 0, 0) + bytes(_ROOM - 8) + _TAIL
 """A block without entries."""
 _DOTS = 24
 """Bytes of `.` and `..`."""
-_NULS = [bytes(count) for count in range(4)]
+_LENGTH = struct.Struct("<H")
+_PADDED = [struct.Struct(f"<IHBB{max(0, 4 * words - 8)}s") for words in range(67)]
+"""Entries by their length in words of four bytes."""
 _PAIR = struct.Struct("<II")
 _LIMITS = struct.Struct("<HH")
 _HALF_MD4 = 1
@@ -48,23 +50,11 @@ def blocks_of(own: int, parent: int, entries: Sequence[Entry], name_hash: Hash) 
 
     own, parent: inode numbers. Raises ImageError when two levels of index do not suffice.
     """
-    used = _DOTS
-    for name, _, _ in entries:
-        used += (len(name) + 11) & ~3
-    if used > _ROOM:
+    if len(entries) >= _FEW and _DOTS + sum(_length(entry[0]) for entry in entries) > _ROOM:
         return _indexed(own, parent, entries, name_hash)
-    parts = [_DIRENT.pack(own, 12, 1, _DIRECTORY), b".\0\0\0"]
-    parts += (_DIRENT.pack(parent, 12, 2, _DIRECTORY), b"..\0\0")
-    size = 12
-    for name, inode, kind in entries:
-        length = len(name)
-        size = (length + 11) & ~3
-        parts += (_DIRENT.pack(inode, size, length, kind), name, _NULS[size - 8 - length])
-    # the last entry reaches up to the tail
-    last = parts[-3 if entries else -2]
-    rest = struct.pack("<H", size + _ROOM - used)
-    parts[-3 if entries else -2] = last[:4] + rest + last[6:]
-    return [b"".join(parts).ljust(_ROOM, b"\0") + _TAIL]
+    block = [_packed(own, b".", _DIRECTORY), _packed(parent, b"..", _DIRECTORY)]
+    block += [_packed(inode, name, kind) for name, inode, kind in entries]
+    return [_closed(block)]
 
 
 def index_blocks(tree: Tree) -> int:
@@ -77,32 +67,43 @@ def index_blocks(tree: Tree) -> int:
     return total
 
 
+def _length(name: bytes) -> int:
+    return (len(name) + 11) & ~3
+
+
+def _packed(inode: int, name: bytes, kind: int) -> bytes:
+    """An entry, padded with NULs."""
+    length = len(name)
+    size = (length + 11) & ~3
+    return _PADDED[size >> 2].pack(inode, size, length, kind, name)
+
+
 def _filled(entries: Iterable[tuple[Entry, int]]) -> list[tuple[bytes, int]]:
     """Entries with their hashes into full blocks: (block, hash of its first entry)."""
     blocks: list[tuple[bytes, int]] = []
     block: list[bytes] = []
-    used = last = first = before = 0
+    used = first = before = 0
     for (name, inode, kind), value in entries:
-        size = (len(name) + 11) & ~3
-        if used + size > _ROOM:
-            blocks.append((_closed(block, used, last), first))
+        packed = _packed(inode, name, kind)
+        if used + len(packed) > _ROOM:
+            blocks.append((_closed(block), first))
             block, used = [], 0
             first = value | (value == before)  # the low bit: the hash goes on from the block before
-        block.append(_DIRENT.pack(inode, size, len(name), kind) + name.ljust(size - 8, b"\0"))
-        used += size
-        last = size
+        block.append(packed)
+        used += len(packed)
         before = value
-    blocks.append((_closed(block, used, last), first))
+    blocks.append((_closed(block), first))
     return blocks
 
 
-def _closed(block: list[bytes], used: int, last: int) -> bytes:
-    """The last entry reaches up to the tail."""
+def _closed(block: list[bytes]) -> bytes:
+    """The entries, the last of which reaches up to the tail."""
     if not block:
         return EMPTY_BLOCK
-    length = struct.pack("<H", last + _ROOM - used)
-    block[-1] = block[-1][:4] + length + block[-1][6:]
-    return b"".join(block) + bytes(_ROOM - used) + _TAIL
+    last = block.pop()
+    used = b"".join(block)
+    length = _ROOM - len(used)
+    return used + last[:4] + _LENGTH.pack(length) + last[6:].ljust(length - 6, b"\0") + _TAIL
 
 
 def _indexed(own: int, parent: int, entries: Sequence[Entry], name_hash: Hash) -> list[bytes]:

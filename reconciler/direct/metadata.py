@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reconciler.direct.content import Contents
 from reconciler.direct.directory import BLOCK, EMPTY_BLOCK, Entry, blocks_of
 from reconciler.direct.files import FileInodes
 from reconciler.direct.space import ImageSpace, Range
@@ -68,18 +69,17 @@ class Empty:
 
 @dataclass(slots=True)
 class Metadata:
-    """Writes what the tree says. `extents`: where the content of each serial is.
+    """Writes what the tree says.
 
-    files: which inodes are written already. The tree is walked once: what is in a directory gets
-    inode numbers, and its inodes are written as far as they are not, then the blocks of the
-    directory itself.
+    contents: where that of each file is; what takes blocks here goes the same way. files: which
+    inodes are written already. The tree is walked once: what is in a directory gets inode numbers,
+    and its inodes are written as far as they are not, then the blocks of the directory itself.
     """
 
     writer: Writer
     space: ImageSpace
-    descriptor: int
     empty: Empty
-    extents: Mapping[int, tuple[Extent, ...]]
+    contents: Contents
     files: FileInodes
     _linked: dict[Node, int] = field(default_factory=dict)
     """The inode numbers of files that have more names than one, and none before."""
@@ -101,7 +101,8 @@ class Metadata:
                 if kind == _DIRECTORY:
                     todo.append((directory.children[name], number, inode))
             self._write_directory(directory, inode, parent, entries)
-        self.files.name(self._renamed, self.extents)
+        self.contents.flush()
+        self.files.name(self._renamed, self.contents.extents)
         self.writer.mark_inodes(self.files.following, self._kinds)
 
     def _write_children(self, directory: Node, inode: int) -> list[Entry]:
@@ -109,7 +110,7 @@ class Metadata:
         entries: list[Entry] = []
         inodes: list[tuple[int, bytes]] = []
         incomplete: list[tuple[int, Node]] = []
-        linked, kinds, extents = self._linked, self._kinds, self.extents
+        linked, kinds, extents = self._linked, self._kinds, self.contents.extents
         written = self.files.number
         following = self.files.following + len(kinds)
         for name, node in sorted(directory.children.items()):
@@ -155,7 +156,7 @@ class Metadata:
         """The inode of a node that is no directory."""
         kind = node.kind
         if kind is REGULAR:
-            extents = self.extents[node.content] if node.content else ()
+            extents = self.contents.extents[node.content] if node.content else ()
             return pack_mapped_inode(
                 _MODES[kind] | node.mode, node.uid, node.gid, node.nlink, node.size,
                 extents=extents, time_ns=node.mtime_ns, created=MADE_AT,
@@ -166,7 +167,7 @@ class Metadata:
         if len(target) < FAST_SYMLINK:
             return _pack(node, target, len(target))
         [(block, _)] = self.space.take(1)
-        os.pwrite(self.descriptor, target.ljust(BLOCK, b"\0"), block * BLOCK)
+        self.contents.put(block * BLOCK, target.ljust(BLOCK, b"\0"))
         return pack_mapped_inode(
             _MODES[kind] | node.mode, node.uid, node.gid, node.nlink, len(target),
             extents=[(0, block, 1)], time_ns=node.mtime_ns, created=MADE_AT,
@@ -194,13 +195,14 @@ class Metadata:
         return self.writer.name_hash(self.empty.hash_version, self.empty.hash_seed, name)
 
     def _place(self, inode: int, blocks: list[bytes]) -> list[Extent]:
+        raw = bytearray().join(blocks)
+        self.writer.seal_directory(inode, raw)
         extents = []
         done = 0
         for start, count in self.space.take(len(blocks)):
             extents.append((done, start, count))
-            for block in range(start, start + count):
-                self.writer.write_directory_block(block, blocks[done], inode)
-                done += 1
+            self.contents.put(start * BLOCK, memoryview(raw)[done * BLOCK : (done + count) * BLOCK])
+            done += count
         return extents
 
 

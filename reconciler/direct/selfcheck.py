@@ -60,10 +60,7 @@ def _build(image: DesiredImage, room: Room) -> None:
         files.add(tree.root.children[b"plain"], (_BLOCK,))
         files.flush()
         files.settle()
-        extents = contents.extents
-        Metadata(made.writer, made.space, made.descriptor, made.empty, extents, made.inodes).write(
-            tree.root
-        )
+        Metadata(made.writer, made.space, made.empty, contents, made.inodes).write(tree.root)
     with Filesystem(room.rootfs) as filesystem:
         places = ownership.match(filesystem, tree)
         found = next(place.inode for place in places if place.path == b"pieces")

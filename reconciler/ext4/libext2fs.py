@@ -75,7 +75,7 @@ _QUICK: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ext2fs_inode_alloc_stats2": (None, (_Handle, c_uint32, c_int, c_int)),
     "ext2fs_inode_csum_set": (c_long, (_Handle, c_uint32, _Handle)),
     "ext2fs_write_inode_full": (c_long, (_Handle, c_uint32, _Handle, c_int)),
-    "ext2fs_write_dir_block4": (c_long, (_Handle, c_uint64, _Handle, c_int, c_uint32)),
+    "ext2fs_dir_block_csum_set": (c_long, (_Handle, c_uint32, _Handle)),
     "ext2fs_dirhash": (
         c_long,
         (c_int, c_char_p, c_int, _Handle, POINTER(c_uint32), POINTER(c_uint32)),
@@ -187,7 +187,6 @@ class Writer:
         manager = self._library.manager
         flags = _READ_FLAGS if only_sums else _WRITE_FLAGS
         self._check(opening(name, flags, 0, 0, manager, byref(self._handle)), "open the image")
-        self._block = ctypes.create_string_buffer(BLOCK)
         self._hash = self._library["ext2fs_dirhash"]
         self._major, self._minor = c_uint32(), c_uint32()
         self._hashes = byref(self._major), byref(self._minor)
@@ -255,12 +254,13 @@ class Writer:
             if code := write(handle, number, raw, len(raw)):
                 self._check(code, "write an inode")
 
-    def write_directory_block(self, block: int, raw: bytes, directory: int) -> None:
-        """Write a block of the directory with this inode number; the checksum is put in."""
-        self._block.raw = raw
-        write = self._library["ext2fs_write_dir_block4"]
-        code = write(self._handle, block, self._block, 0, directory)
-        self._check(code, "write a directory")
+    def seal_directory(self, inode: int, raw: bytearray) -> None:
+        """Put the checksums into blocks of the directory with this inode number."""
+        seal, handle = self._library["ext2fs_dir_block_csum_set"], self._handle
+        begin = ctypes.addressof((ctypes.c_char * len(raw)).from_buffer(raw))
+        for address in range(begin, begin + len(raw), BLOCK):
+            if code := seal(handle, inode, address):
+                self._check(code, "sum up a directory")
 
     def set_extents(self, number: int, extents: Sequence[Extent]) -> None:
         """Give an inode with an empty extent tree these; blocks are taken for the tree."""
