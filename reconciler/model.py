@@ -19,7 +19,7 @@ from typing import Any
 Emit = Callable[..., None]
 """`emit(event, **fields)`: one event of the vocabulary in docs/architecture.md."""
 
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 """Raised whenever the same inputs would give other bytes: it is part of every stage key."""
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from reconciler.errors import Code, ImageError
 from reconciler.oci import carry
 from reconciler.oci.entries import Header, Kind, Node, Tree
+from reconciler.oci.item import prepare
 from reconciler.oci.limits import Limits
 from reconciler.oci.merge import Merge
 
@@ -708,6 +709,58 @@ def test_random_stacks_equal_the_model(
             merge.add(as_header(path, kind, value))
         merge.end_layer()
     assert_same(merge.finish(), model)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(ENTRIES, max_size=12), min_size=1, max_size=4))
+def test_many_at_once_are_placed_as_one_by_one(
+    stack: list[list[tuple[tuple[str, ...], str, object]]],
+) -> None:
+    layers = [[as_header(*entry) for entry in layer] for layer in stack]
+
+    def together() -> Tree:
+        merge = Merge(Limits())
+        for layer in layers:
+            merge.begin_layer()
+            merge.place_all([prepare(header, merge.budget) for header in layer])
+            merge.end_layer()
+        return merge.finish()
+
+    def outcome(way: Callable[[], Tree]) -> object:
+        try:
+            return shape(way())
+        except ImageError as error:
+            return error.brief
+
+    assert outcome(together) == outcome(lambda: merged(*layers))
+
+
+@pytest.mark.parametrize("name", [b"d", b"n" * 40, b"n" * 200, b"n" * 255])
+def test_limits_of_paths_are_the_same_on_a_way_that_is_known(name: bytes) -> None:
+    """Each directory is used before the next one is, so that nothing is walked from the root."""
+    for depth in range(1, 131):
+        way = [name] * depth
+        last = f(b"/".join([*way, b"x"]))
+        alone = fails(lambda: merged([last]))  # noqa: B023
+        steps = [
+            header
+            for length in range(1, depth)
+            for header in (d(b"/".join(way[:length])), f(b"/".join([*way[:length], b"f"])))
+        ]
+        known = fails(lambda: merged([*steps, d(b"/".join(way)), last]))  # noqa: B023
+        assert known == alone, depth
+        if alone:
+            return
+    pytest.fail("no limit was met")
+
+
+def fails(way: Callable[[], Tree]) -> bool:
+    try:
+        way()
+    except ImageError as error:
+        assert "path deeper than 128 or longer than 1024 bytes" in error.brief
+        return True
+    return False
 
 
 def assert_same(tree: Tree, model: Model) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.builders import BUILDERS, build, check, desired, listing, room_for
+from support.filesystems import MIB
 from support.tarball import entry, tar
 
 from reconciler.oci.entries import Node
@@ -104,10 +105,11 @@ def test_stored_is_what_the_image_has(name: str, tmp_path: Path) -> None:
     assert replayed(layers, tmp_path / "room") == (files, stored)
 
 
+@pytest.mark.parametrize("size", [None, 32 * MIB])
 @pytest.mark.parametrize("name", STACKS)
-def test_both_builders_build_it(name: str, tmp_path: Path) -> None:
+def test_both_builders_build_it(name: str, size: int | None, tmp_path: Path) -> None:
     layers, _, _ = STACKS[name]
-    rooms = [build(layers, tmp_path / builder, builder) for builder in BUILDERS]
+    rooms = [build(layers, tmp_path / builder, builder, size) for builder in BUILDERS]
     for room in rooms:
         check(room.rootfs)
     assert listing(rooms[0].rootfs) == listing(rooms[1].rootfs)

@@ -88,7 +88,7 @@ class FileInodes:
         self._next = number
         self._has_any = True
 
-    def name(self, files: Iterable[Node], extents: Mapping[int, tuple[Extent, ...]]) -> None:
+    def rewrite(self, files: Iterable[Node], extents: Mapping[int, tuple[Extent, ...]]) -> None:
         """Write again those that have other than one name."""
         self._recorder.write(
             [

@@ -102,7 +102,7 @@ class Metadata:
                     todo.append((directory.children[name], number, inode))
             self._write_directory(directory, inode, parent, entries)
         self.contents.flush()
-        self.files.name(self._renamed, self.contents.extents)
+        self.files.rewrite(self._renamed, self.contents.extents)
         self.writer.mark_inodes(self.files.following, self._kinds)
 
     def _write_children(self, directory: Node, inode: int) -> list[Entry]:

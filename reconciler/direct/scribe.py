@@ -11,7 +11,7 @@ import marshal
 import os
 import select
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
@@ -32,31 +32,26 @@ class Scribe:
         """Raises HostError."""
         self._has_begun = False
         self._heads = b""
-        self._memory = os.memfd_create("inodes")
-        come, self._give = os.pipe()
-        self._told, tell = os.pipe()
-        try:
+        with ExitStack() as theirs, ExitStack() as ours:
+            self._memory = os.memfd_create("inodes")
+            ours.callback(os.close, self._memory)
+            come, give = os.pipe()
+            theirs.callback(os.close, come)
+            self._give = os.fdopen(give, "wb", buffering=0)
+            ours.callback(self._give.close)
+            self._told, tell = os.pipe()
+            theirs.callback(os.close, tell)
+            ours.callback(os.close, self._told)
             words = [str(image), *map(str, (self._memory, come, tell))]
             self._child = Companion(tables.__name__, words, [self._memory, come, tell])
-        except BaseException:
-            self._close()
-            raise
-        finally:
-            os.close(come)
-            os.close(tell)
+            self._open = ours.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._child.kill()
-        self._close()
-
-    def _close(self) -> None:
-        for descriptor in (self._memory, self._give, self._told):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._memory = self._give = self._told = -1
+        self._open.close()
 
     def write(self, records: Iterable[Record]) -> None:
         """Have inodes written: `finish` tells what came of it."""
@@ -72,13 +67,12 @@ class Scribe:
         self._has_begun = True
         heads, self._heads = self._heads, b""
         with suppress(BrokenPipeError):  # it has ended: `finish` asks how
-            os.write(self._give, heads)
+            self._give.write(heads)
 
     def finish(self, checkpoint: Checkpoint) -> None:
         """Wait until all is written. Raises HostError: what the process had to say, or its end."""
         self.begin()
-        os.close(self._give)
-        self._give = -1
+        self._give.close()
         poll = select.poll()
         poll.register(self._told, select.POLLIN)
         while not poll.poll(_NAP_MS):
