@@ -90,7 +90,9 @@ class DirectBuilder:
 
         def place() -> Files:
             selfcheck.require(image, room)
-            made = self._make(image, room, size, inodes)
+            # only what is placed where it stays can have its inodes written beside the rest
+            beside = sum(layer.blob.size for layer in image.pinned.layers) >= _LARGE
+            made = self._make(image, room, size, inodes, beside=beside)
             self._files = Files(Contents(made.descriptor, made.space), made.inodes)
             return self._files
 
@@ -143,8 +145,9 @@ class DirectBuilder:
         contents.extents = move(spooled.extents, made.space, self._spool, made.descriptor)
         return contents
 
-    def _make(self, image: DesiredImage, room: Room, size: int, inodes: int) -> NewImage:
-        beside = sum(layer.blob.size for layer in image.pinned.layers) >= _LARGE
+    def _make(
+        self, image: DesiredImage, room: Room, size: int, inodes: int, *, beside: bool = False
+    ) -> NewImage:
         made = new_image(image, room, size, inodes, beside=beside)
         self._image = self._open.enter_context(made)
         return self._image
