@@ -126,3 +126,37 @@ def test_whoever_waits_for_it_can_be_interrupted(tmp_path: Path) -> None:
         with pytest.raises(KeyError):
             one.finish(checkpoint)
     assert children() == before
+
+
+LATE = {
+    "the last of two": [
+        tar(entry("etc/hostname", data=b"g\n"), entry("z", data=b"x"), entry("z")),
+    ],
+    "one behind a link": [
+        tar(entry("usr/lib/x", data=b"old"), entry("lib", "symlink", target="usr/lib")),
+        tar(entry("lib/x")),
+    ],
+}
+"""The content that was numbered last is not in the image."""
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_an_asset_never_takes_what_was_given_back(name: str, tmp_path: Path) -> None:
+    rooms = [
+        build(LATE[name], tmp_path / builder, builder, 64 * MIB, guest=True)
+        for builder in ("direct", "tools")
+    ]
+    for room in rooms:
+        check(room.rootfs)
+    assert listing(rooms[0].rootfs) == listing(rooms[1].rootfs)
+
+
+def test_an_image_that_fits_is_built_however_much_was_written_in_vain(tmp_path: Path) -> None:
+    """Numbers that were given to hidden files come to more than the filesystem has to spare."""
+    lower = [entry("lib", "symlink", target="usr/lib")]
+    lower += [entry(f"usr/lib/f{n}", data=b"1") for n in range(1900)]
+    lower += [entry(f"e/f{n}") for n in range(1200)]
+    upper = [entry(f"lib/f{n}", data=b"2") for n in range(1900)]
+    room = build([tar(*lower), tar(*upper)], tmp_path, "direct", 64 * MIB)
+    check(room.rootfs)
+    assert len(listing(room.rootfs)) == 1900 + 1200 + 6

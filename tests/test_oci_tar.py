@@ -94,6 +94,22 @@ def test_fields_of_an_ustar_header() -> None:
     )
 
 
+@pytest.mark.parametrize("first", range(1, 256))
+def test_a_prefix_may_start_with_any_byte(first: int) -> None:
+    prefix = bytes([first]) + b"re"
+    if first == ord("/"):
+        prefix = b"a/"
+    assert only(tar(header("name", prefix=prefix))).path == prefix + b"/name"
+
+
+@pytest.mark.parametrize("flag", b"0123456")
+def test_the_size_of_any_entry_is_a_number(flag: int) -> None:
+    """Also of those whose size says nothing."""
+    wrong = header("x", bytes([flag]), target="y", fields={124: b"garbage!"})
+    with pytest.raises(ImageError, match="x: not a number in a tar header"):
+        only(tar(wrong))
+
+
 def test_the_prefix_of_ustar_and_the_shorter_one_of_star() -> None:
     assert only(tar(header("name", prefix=b"usr/share"))).path == b"usr/share/name"
     star = header("name", prefix=b"usr/share".ljust(131, b"\0") + b"7" * 12, fields={508: b"tar\0"})

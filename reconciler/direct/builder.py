@@ -21,14 +21,14 @@ from reconciler.direct import selfcheck
 from reconciler.direct.assets import add_assets
 from reconciler.direct.content import Contents
 from reconciler.direct.directory import index_blocks
-from reconciler.direct.files import Files
+from reconciler.direct.files import FIRST_INODE, Files
 from reconciler.direct.image import NewImage, new_image
 from reconciler.direct.metadata import Metadata
 from reconciler.direct.move import give_back, move
 from reconciler.direct.space import SpoolSpace
 from reconciler.errors import Code, HostError, ImageError
 from reconciler.ext4.libext2fs import NoRoom
-from reconciler.ext4.size import BLOCK, LARGEST, SMALLEST, Need, inode_count, need_of
+from reconciler.ext4.size import BLOCK, LARGEST, SMALLEST, Need, inode_count, need_of, with_extra
 from reconciler.files import host_errors
 from reconciler.guest.assets import Asset, guest_assets
 from reconciler.hot import hot_loop
@@ -100,8 +100,15 @@ class DirectBuilder:
         need = _need(tree)
         room.tree = tree
         ext4.wanted_size(image, room, need)
-        if inode_count(need, size) != inodes:
+        if inode_count(need, size) != inodes or self._wanted_inodes(image, room, need) > inodes:
             raise NoRoom(f"{inodes} inodes are too few")
+
+    def _wanted_inodes(self, image: DesiredImage, room: Room, need: Need) -> int:
+        """With the guest's, and with those that were given to files which are not in the image."""
+        whole = with_extra(need, ext4.extra_sizes(image, room))
+        made, files = self._image, self._files
+        gaps = made.inodes.gaps(files.unused) if made and files else 0
+        return FIRST_INODE + whole.inodes + gaps
 
     def _stream_to_spool(self, image: DesiredImage, room: Room) -> None:
         def place() -> Files:
@@ -155,7 +162,7 @@ class DirectBuilder:
     def _write(
         self, image: DesiredImage, room: Room, made: NewImage, contents: Contents, tree: Tree
     ) -> None:
-        serials = count(max(contents.extents, default=0) + 1)
+        serials = count(self._files.last + 1 if self._files else 1)
 
         def store(asset: Asset) -> int:
             room.checkpoint()

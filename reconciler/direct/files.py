@@ -26,6 +26,14 @@ _TOGETHER = 256
 """Files whose inodes are written at a time, at least."""
 
 
+def _next_block(number: int) -> int:
+    """The first inode, from this on, with which a block of the inode tables begins."""
+    return number + -(number - 1) % PER_BLOCK
+
+
+_FIRST_OF_FILES = _next_block(FIRST_INODE)
+
+
 class Recorder(Protocol):
     """Whoever writes the inodes: `direct.tables.Tables` at once, `direct.scribe.Scribe` later."""
 
@@ -51,14 +59,13 @@ class FileInodes:
         self._recorder = recorder
         self._writer = writer
         self._count = count
-        self._next = FIRST_INODE + -(FIRST_INODE - 1) % PER_BLOCK
+        self._next = _FIRST_OF_FILES
         self._numbers = array("I")
-        self._has_any = False
 
     @property
     def following(self) -> int:
         """The first number after them."""
-        return self._next + -(self._next - 1) % PER_BLOCK if self._has_any else FIRST_INODE
+        return FIRST_INODE if self._next == _FIRST_OF_FILES else _next_block(self._next)
 
     def number(self, serial: int) -> int:
         """The inode of the file with this content; 0 when it is not written yet."""
@@ -86,7 +93,6 @@ class FileInodes:
         self._recorder.write(records)
         self._writer.mark_inodes(first, bytes(number - first))
         self._next = number
-        self._has_any = True
 
     def rewrite(self, files: Iterable[Node], extents: Mapping[int, tuple[Extent, ...]]) -> None:
         """Write again those that have other than one name."""
@@ -102,10 +108,18 @@ class FileInodes:
 
     def clear(self, serials: Iterable[int]) -> None:
         """Give back the inodes of content that nobody has."""
-        gone = [number for serial in serials if (number := self.number(serial))]
-        for number in gone:
+        gone = [serial for serial in serials if self.number(serial)]
+        numbers = [self._numbers[serial] for serial in gone]
+        for serial, number in zip(gone, numbers, strict=True):
             self._writer.free_inode(number)
-        self._recorder.write([(number, 0, 0, 0, 0, 0, 0, ()) for number in gone])
+            self._numbers[serial] = 0
+        self._recorder.write([(number, 0, 0, 0, 0, 0, 0, ()) for number in numbers])
+
+    def gaps(self, serials: Iterable[int]) -> int:
+        """How many numbers before `following` stay without a file when these are cleared."""
+        given = self._next - _FIRST_OF_FILES
+        gone = sum(1 for serial in serials if self.number(serial))
+        return self.following - FIRST_INODE - given + gone
 
     def begin(self) -> None:
         """The layers are read."""
@@ -120,7 +134,7 @@ class Files:
     """A sink for the layers. inodes: None while there is no filesystem to have them.
 
     contents: where everything is. unused: the serials of content that no file has after all, once
-    that is known.
+    that is known. last: the highest serial that any has had.
     """
 
     def __init__(self, contents: Contents, inodes: FileInodes | None) -> None:
@@ -128,6 +142,7 @@ class Files:
         self._inodes = inodes
         self._new: list[Node] = []
         self.unused: list[int] = []
+        self.last = 0
 
     def add(self, node: Node, payload: Payload) -> None:
         """Place the content of a file. Raises NoRoom, and OSError of the disk."""
@@ -150,6 +165,7 @@ class Files:
         """The tree has content with these serials."""
         self._write()
         self.unused = sorted(self.contents.extents.keys() - serials)
+        self.last = max(self.contents.extents, default=0)
 
     def _write(self) -> None:
         new, self._new = self._new, []

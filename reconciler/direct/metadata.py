@@ -82,7 +82,7 @@ class Metadata:
     contents: Contents
     files: FileInodes
     _linked: dict[Node, int] = field(default_factory=dict)
-    """The inode numbers of files that have more names than one, and none before."""
+    """The inode numbers of files that have more names than one, and of which one has come."""
     _renamed: list[Node] = field(default_factory=list)
     """Files of more names than one whose inodes were written when nobody knew of that."""
     _kinds: bytearray = field(default_factory=bytearray)
@@ -117,7 +117,8 @@ class Metadata:
             kind = node.kind
             number = node.content and written(node.content)
             if number:
-                if node.nlink > 1:
+                if node.nlink > 1 and node not in linked:
+                    linked[node] = number
                     self._renamed.append(node)
                 entries.append((name, number, _FILE))
                 continue

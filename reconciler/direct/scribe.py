@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from reconciler.direct import tables
-from reconciler.direct.tables import DONE, HEAD, Record
+from reconciler.direct.tables import DONE, HEAD, SEPARATOR, Record
 from reconciler.errors import Code, HostError
 from reconciler.processes import Checkpoint, Companion
 
@@ -80,8 +80,8 @@ class Scribe:
         told = os.read(self._told, _LONGEST)
         if told == DONE:
             return
-        code, _, brief = told.decode().partition("\0")
-        if not code:
+        if not told:
             brief = f"the process that writes inodes {self._child.end()}"
             raise HostError(brief, code=Code.TOOL_FAILED)
-        raise HostError(brief, code=Code(code))
+        code, brief, resolution, again = told.decode().split(SEPARATOR)
+        raise HostError(brief, code=Code(code), resolution=resolution, retryable=bool(again))

@@ -37,7 +37,9 @@ inode is unused."""
 HEAD = struct.Struct("<I")
 """What the process is told for each batch of records: its length in bytes, as `marshal` has it."""
 DONE = b"done"
-"""What the process says when all is written; else the code of an error, NUL, and what it says."""
+"""What the process says when all is written; else code, brief and resolution of an error, and a
+word when it can be tried again."""
+SEPARATOR = "\0"
 
 
 class Tables:
@@ -92,7 +94,8 @@ def main(words: list[str]) -> None:
             _write_all(image, _batches(memory, heads))
         told = DONE
     except BangerError as error:
-        told = f"{error.code}\0{error.brief}".encode()
+        parts = (error.code, error.brief, error.resolution, "again" if error.retryable else "")
+        told = SEPARATOR.join(parts).encode(errors="backslashreplace")
     os.write(tell, told)
 
 

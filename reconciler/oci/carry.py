@@ -8,7 +8,7 @@ could excuse, such as more links than an inode can have, is an error.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Iterator, Set
 
 from reconciler.errors import ImageError
 from reconciler.oci.acl import is_acl
@@ -47,30 +47,20 @@ class _Losses:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._first: dict[str, Node] = {}
+        self._first: dict[str, bytes] = {}
 
-    def add(self, what: str, node: Node) -> None:
+    def add(self, what: str, path: bytes) -> None:
         if what not in self._counts and len(self._counts) >= MAX_LINES:
             what = "other things"
         self._counts[what] += 1
-        self._first.setdefault(what, node)
+        self._first.setdefault(what, path)
 
-    def lines(self, tree: Tree) -> list[str]:
-        paths = _paths(tree, set(self._first.values())) if self._first else {}
+    def lines(self) -> list[str]:
         return [
-            f"{what}: {count} {'entry' if count == 1 else 'entries'}, "
-            f"first /{_shown(paths[self._first[what]])}"
+            f"{what}: {count} {'entry' if count == 1 else 'entries'}, first /{_shown(path)}"
             for what, count in self._counts.items()
+            for path in [self._first[what]]
         ]
-
-
-def _paths(tree: Tree, nodes: set[Node]) -> dict[Node, bytes]:
-    """The first name of each. Paths are made for these alone: to make all of them takes long."""
-    found: dict[Node, bytes] = {}
-    for path, node in tree.walk():
-        if node in nodes:
-            found.setdefault(node, path)
-    return found
 
 
 def carry(root: Node, layers: list[str], limits: Limits, linked: Set[Node]) -> Tree:
@@ -80,7 +70,6 @@ def carry(root: Node, layers: list[str], limits: Limits, linked: Set[Node]) -> T
     hardlinks have named; all others have one name. Raises ImageError.
     """
     tree = Tree(root)
-    losses = _Losses()
     links: Counter[Node] = Counter()
     unusual = [root]
     directories = [root]
@@ -98,11 +87,25 @@ def carry(root: Node, layers: list[str], limits: Limits, linked: Set[Node]) -> T
     for node, count in links.items():
         node.nlink = count
         _check_links(node, tree, layers)
-    for node in unusual:  # one of several names is here as often, and has nothing to lose then
-        _clamp(node, losses)
-        _sort_out(node, losses)
-    tree.not_carried = losses.lines(tree)
+    # a file of several names is there as often, and has nothing to lose the second time
+    same: dict[tuple[str, ...], tuple[str, ...]] = {}  # each file of an image may have a label
+    lost = {
+        node: same.setdefault(kinds, kinds)
+        for node in unusual
+        if (kinds := (*_clamp(node), *_sort_out(node)))
+    }
+    tree.not_carried = _lines(tree, lost)
     return tree
+
+
+def _lines(tree: Tree, lost: dict[Node, tuple[str, ...]]) -> list[str]:
+    """For people. Names are put together for these alone: to do so for all takes long."""
+    losses = _Losses()
+    if lost:
+        for path, node in tree.walk():
+            for what in lost.pop(node, ()):
+                losses.add(what, path)
+    return losses.lines()
 
 
 def _check_directory(node: Node, tree: Tree, layers: list[str], limits: Limits) -> None:
@@ -121,20 +124,23 @@ def _check_links(node: Node, tree: Tree, layers: list[str]) -> None:
 
 
 def _blamed(node: Node, tree: Tree, layers: list[str]) -> str:
-    return f"{layers[node.layer]}: {printable(_paths(tree, {node})[node])}"
+    path = next(path for path, found in tree.walk() if found is node)
+    return f"{layers[node.layer]}: {printable(path)}"
 
 
-def _clamp(node: Node, losses: _Losses) -> None:
+def _clamp(node: Node) -> Iterator[str]:
+    """Make the time one that can be kept; what is lost by that."""
     if not _MIN_MTIME <= node.mtime_ns <= _MAX_MTIME:
         node.mtime_ns = _MIN_MTIME if node.mtime_ns < 0 else _MAX_MTIME // _SECOND * _SECOND
-        losses.add("mtime outside of 1901..2446, clamped", node)
+        yield "mtime outside of 1901..2446, clamped"
     elif node.mtime_ns in _SUSPECT:
         node.mtime_ns = _SUSPECT.start - 1
-        losses.add("mtime in 2310..2378, which e2fsck would change, clamped", node)
+        yield "mtime in 2310..2378, which e2fsck would change, clamped"
 
 
-def _sort_out(node: Node, losses: _Losses) -> None:
-    """Keep the attributes that can be kept, capabilities and ACLs first, in one fixed order."""
+def _sort_out(node: Node) -> Iterator[str]:
+    """Keep the attributes that can be kept, capabilities and ACLs first, in one fixed order; what
+    is lost by that."""
     kept: list[tuple[bytes, bytes]] = []
     room = _XATTR_ROOM
     for name, value in sorted(node.xattrs):
@@ -143,7 +149,7 @@ def _sort_out(node: Node, losses: _Losses) -> None:
         if obstacle is None and need > room:
             obstacle = "(no room in the inode's block)"
         if obstacle is not None:
-            losses.add(f"xattr {_shown(name)} {obstacle}".rstrip(), node)
+            yield f"xattr {_shown(name)} {obstacle}".rstrip()
         else:
             room -= need
             kept.append((name, value))

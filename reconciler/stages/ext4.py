@@ -111,10 +111,15 @@ def wanted_size(image: DesiredImage, room: Room, need: Need) -> int:
     """
     if room.tree is None:
         raise HostError("a size was wanted before flatten", code=Code.INTERNAL)
-    extra = asset_sizes(image, room.tree, room.modules)
+    extra = extra_sizes(image, room)
     size = automatic_size(need, extra) if image.spec.size is None else image.spec.size
     _check_size(size, size_for(need, extra))
     return size
+
+
+def extra_sizes(image: DesiredImage, room: Room) -> tuple[int, ...]:
+    """The sizes in bytes of the files that the guest stage will add to `room.tree`."""
+    return asset_sizes(image, room.tree, room.modules) if room.tree else ()
 
 
 def automatic_size(need: Need, extra: tuple[int, ...] = ()) -> int:
