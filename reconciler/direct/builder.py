@@ -129,15 +129,15 @@ class DirectBuilder:
         if tree is None or files is None:
             raise HostError("the ext4 stage was started before flatten", code=Code.INTERNAL)
         with host_errors("cannot write the filesystem"), hot_loop():
-            made, contents = self._image, files.contents
-            unused = [extent for serial in files.unused for extent in contents.extents.pop(serial)]
+            made, extents = self._image, files.contents.extents
+            unused = [extent for serial in files.unused for extent in extents.pop(serial)]
             if made is None:
                 made = self._new_for(image, room, tree)
-                contents = self._moved(contents, made)
+                files.contents = self._moved(files.contents, made)
             else:
                 made.inodes.clear(files.unused)
                 give_back(unused, made.space, made.descriptor)
-            self._write(image, room, made, contents, tree)
+            self._write(image, room, made, files, tree)
             self._open.close()  # bitmaps, superblock, sync, check
         self.digest = made.digest
 
@@ -160,9 +160,10 @@ class DirectBuilder:
         return self._image
 
     def _write(
-        self, image: DesiredImage, room: Room, made: NewImage, contents: Contents, tree: Tree
+        self, image: DesiredImage, room: Room, made: NewImage, files: Files, tree: Tree
     ) -> None:
-        serials = count(self._files.last + 1 if self._files else 1)
+        contents = files.contents
+        serials = count(files.last + 1)
 
         def store(asset: Asset) -> int:
             room.checkpoint()

@@ -61,19 +61,10 @@ class Contents:
         padding = -size % BLOCK
         if len(ranges) == 1:
             start = ranges[0][0]
-            offset = start * BLOCK
-            buffers = self._buffers
-            if (
-                offset != self._end
-                or len(buffers) >= _GATHERED
-                or offset - self._start >= _GATHERED_BYTES
-            ):
-                self._move_to(offset)
-                buffers = self._buffers
-            buffers.append(data)
+            self.put(start * BLOCK, data)
             if padding:
-                buffers.append(_PADDING[padding])
-            self._end = offset + count * BLOCK
+                self._buffers.append(_PADDING[padding])
+                self._end += padding
             return ((0, start, count),)
         extents: list[Extent] = []
         done = 0
@@ -92,17 +83,15 @@ class Contents:
 
     def put(self, offset: int, data: bytes | memoryview) -> None:
         """Write bytes at an offset, soon: `flush` says when."""
-        if offset != self._end or self._is_full():
-            self._move_to(offset)
+        if (
+            offset != self._end
+            or len(self._buffers) >= _GATHERED
+            or offset - self._start >= _GATHERED_BYTES
+        ):
+            self.flush()
+            self._start = self._end = offset
         self._buffers.append(data)
         self._end += len(data)
-
-    def _is_full(self) -> bool:
-        return len(self._buffers) >= _GATHERED or self._end - self._start >= _GATHERED_BYTES
-
-    def _move_to(self, offset: int) -> None:
-        self.flush()
-        self._start = self._end = offset
 
     def flush(self) -> None:
         """Write what has been gathered."""
